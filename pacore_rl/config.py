@@ -78,6 +78,11 @@ class SynthesisConfig(Section):
     """Messages per problem that ``pacore-rl pool`` generates."""
     compaction: str = "after_reasoning"
     """Name of the compaction in ``pacore_rl.synthesis.compaction``."""
+    refresh_every_steps: Count = 0
+    """Online messages: the policy itself writes pool_size fresh messages for the problems of the coming steps, this
+    often; 0: only the cached pool (section 2.2 allows both)."""
+    online_share: Share = 1.0
+    """Share of each message set that is drawn from online messages where a problem has them."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -115,7 +120,10 @@ class RewardConfig(Section):
 
 
 class PPOConfig(Section):
-    """The algorithm: Open-Reasoner-Zero's PPO, strictly on-policy by default."""
+    """The algorithm: Open-Reasoner-Zero's PPO, strictly on-policy by default.
+
+    Off-policy (Appendix A) is ``actor_minibatches`` above 1 or ``oversample`` above 0, with ``importance_cap``.
+    """
 
     problems_per_step: Positive = 16
     """P (section 3.1)."""
@@ -133,10 +141,30 @@ class PPOConfig(Section):
     """Optimizer steps per iteration; 1 is strictly on-policy."""
     critic_minibatches: Positive = 12
     """Optimizer steps of the critic per iteration, each on its share of the rows."""
+    critic_warmup_steps: Count = 0
+    """Iterations at the start in which only the critic learns."""
+    importance_cap: float | None = Field(default=None, ge=1)
+    """C of truncated importance sampling: tokens weigh min(p_trainer / p_engine, C) (Appendix A: 8); null: 1."""
+    oversample: float = Field(default=0.0, ge=0)
+    """Partial rollouts: this share of responses is generated beside a step's own; a step ends when its rows have ended,
+    and the next one goes on with the others. 0 is strictly on-policy."""
+    max_logprob_gap: float | None = Field(default=None, gt=0)
+    """Stop the run where the mean log-prob gap between engine and trainer exceeds this (nats a token)."""
 
     @property
     def rows_per_step(self) -> int:
         return self.problems_per_step * self.responses_per_problem
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (peft): only they and the critic's head learn."""
+
+    rank: Positive = 32
+    """Inner size of an adapter."""
+    alpha: float = Field(default=64.0, gt=0)
+    """An adapter's output is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] | None = None
+    """Names of the linear layers that get one; null: all but the output head."""
 
 
 class LearnerConfig(Section):
@@ -155,13 +183,25 @@ class LearnerConfig(Section):
     zero_stage: Literal[1, 2, 3] = 2
     """What DeepSpeed shards over the ranks: 1 optimizer state, 2 gradients too, 3 weights too."""
     num_ranks: Positive = 1
-    """Data-parallel processes; one GPU each, or one CPU thread pool each."""
+    """Processes; one GPU each, or one CPU thread pool each."""
+    sequence_parallel: Positive = 1
+    """Ranks that share each sequence (Ulysses); num_ranks / sequence_parallel groups share out the rows."""
+    offload_optimizer: bool = False
+    """Keep Adam's moments and the fp32 weights in the host's memory."""
+    offload_parameters: bool = False
+    """Keep the weights in the host's memory too; needs zero_stage 3."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights."""
     micro_batch_tokens: Positive = 32_768
     """Tokens (prompts included) that one rank packs into a forward pass; a longer row goes alone."""
     logprob_chunk_tokens: Positive = 4096
     """Log-probs are computed this many tokens at a time, so that nothing of size tokens x vocabulary is alive."""
     gradient_checkpointing: bool | None = None
     """Keep a layer's input only and compute the rest again in the backward pass; null does so on GPUs."""
+    offload_checkpoints: bool = False
+    """Keep those layer inputs in the host's memory; needs gradient_checkpointing."""
+    mlp_tile_tokens: Count = 0
+    """Compute the MLP of a layer this many tokens at a time, and again in the backward pass; 0: all at once."""
 
 
 class ActorConfig(LearnerConfig):
@@ -182,7 +222,16 @@ class RolloutConfig(Section):
     """The vLLM engines."""
 
     num_workers: Positive = 1
-    """Engines; requests are shared out among them."""
+    """Engines (data parallel); requests are shared out among them."""
+    placement: Literal["separate", "colocated"] = "separate"
+    """separate: engines and learners each have their own GPUs; colocated: they take turns on the same ones."""
+    tensor_parallel: Positive = 1
+    """Processes that share each layer of one engine."""
+    pipeline_parallel: Positive = 1
+    """Processes that share the layers of one engine out."""
+    routing: Literal["auto", "static", "dynamic"] = "auto"
+    """dynamic: an engine gets its next response when it has room, the one with the fewest outstanding tokens first;
+    static: all are shared out at once, so that runs repeat digit for digit. auto: static on CPUs."""
     max_concurrent_sequences: Positive = 256
     """vLLM's max_num_seqs."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
@@ -191,8 +240,10 @@ class RolloutConfig(Section):
     """Share of a GPU's memory that an engine takes."""
     enforce_eager: bool = True
     """Leave out CUDA graphs and compilation: a faster start, slower tokens."""
-    weight_transfer: Literal["auto", "gloo", "nccl"] = "auto"
-    """auto: nccl on GPUs, gloo on CPUs."""
+    weight_transfer: Literal["auto", "gloo", "nccl", "ipc"] = "auto"
+    """auto: gloo on CPUs; on GPUs ipc where engines and learners are colocated, else nccl."""
+    sync_bucket_mib: Positive = 512
+    """Whole parameters in flight during a weight sync, on sender and receiver; a larger parameter goes alone."""
 
 
 class ClusterConfig(Section):
@@ -274,15 +325,33 @@ class Config(Section):
             ("actor", self.actor, self.ppo.actor_minibatches),
             ("critic", self.critic, self.ppo.critic_minibatches),
         ):
-            if rows % learner.num_ranks:
+            if learner.num_ranks % learner.sequence_parallel:
                 raise ValueError(
-                    f"{origin} cannot be divided over {name}.num_ranks={learner.num_ranks}; "
-                    "choose a number of ranks that divides the rows."
+                    f"{name}.num_ranks={learner.num_ranks} cannot be divided into groups of "
+                    f"{name}.sequence_parallel={learner.sequence_parallel}; choose a multiple of it."
                 )
-            if rows < minibatches * learner.num_ranks:
+            groups = learner.num_ranks // learner.sequence_parallel
+            share = f"{name}.num_ranks={learner.num_ranks}"
+            if learner.sequence_parallel > 1:
+                share += f" / {name}.sequence_parallel={learner.sequence_parallel} = {groups} groups"
+            if rows % groups:
+                raise ValueError(
+                    f"{origin} cannot be divided over {share}; choose a number of ranks that divides the rows."
+                )
+            if rows < minibatches * groups:
                 raise ValueError(
                     f"{origin} give no row to some rank when split into ppo.{name}_minibatches={minibatches} over "
-                    f"{name}.num_ranks={learner.num_ranks}; lower the mini-batches or raise the rows."
+                    f"{share}; lower the mini-batches or raise the rows."
+                )
+            if learner.offload_parameters and learner.zero_stage != 3:
+                raise ValueError(
+                    f"{name}.offload_parameters needs {name}.zero_stage=3, but it is {learner.zero_stage}; under "
+                    "stages 1 and 2 every rank holds all weights. Set the stage to 3, or offload the optimizer only."
+                )
+            if learner.offload_checkpoints and learner.gradient_checkpointing is False:
+                raise ValueError(
+                    f"{name}.offload_checkpoints moves what {name}.gradient_checkpointing keeps, which is off; turn it "
+                    "on, or leave the offload out."
                 )
         room = self.model.context_window_tokens - self.sampling.answer_reserve_tokens
         if room <= 0:

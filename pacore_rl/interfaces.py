@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from pacore_rl.types import (
     ExperienceBatch,
@@ -64,6 +64,19 @@ class Generator(Protocol):
         ...
 
 
+class StreamingGenerator(Generator, Protocol):
+    """A generator that hands over each response as it ends: what training needs."""
+
+    def stream(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
+    ) -> Iterator[tuple[int, int, Trajectory]]:
+        """Yield ``(index of the request, sample, trajectory)`` as responses end, in any order.
+
+        Once ``enough`` of them have ended, the others are interrupted and come as ``unfinished``.
+        """
+        ...
+
+
 class Scorer(Protocol):
     """Scores responses; runs where it likes, never hangs, never raises for what a model wrote."""
 
@@ -110,13 +123,17 @@ class Engine(Protocol):
     """Everything that runs on the cluster."""
 
     @property
-    def generator(self) -> Generator: ...
+    def generator(self) -> StreamingGenerator: ...
 
     @property
     def actor(self) -> Actor: ...
 
     @property
     def critic(self) -> Critic: ...
+
+    def turn_to(self, work: Literal["generation", "learning"]) -> None:
+        """Give the hardware to generation or to learning; nothing to do where each has its own."""
+        ...
 
     def sync_weights(self, version: int) -> None:
         """Send the actor's weights to every inference engine, which from then on reports ``version``."""

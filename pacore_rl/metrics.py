@@ -138,7 +138,7 @@ def policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, entropy_A: Floa
         "policy/logprob_gap_mean": float(gap_A.mean()),
         "policy/logprob_gap_max": float(gap_A.max()),
         "policy/logprob_gap_kl": float(np.mean(np.expm1(difference_A) - difference_A)),
-        "policy/weight_version": float(batch.weight_versions_B.min()),
+        "policy/weight_version": float(batch.weight_versions_A.min()),
     }
 
 

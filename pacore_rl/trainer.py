@@ -201,8 +201,8 @@ class Trainer:
 
     def check_on_policy(self, batch: ExperienceBatch, *, version: int) -> None:
         """Strictly on-policy is checked, not assumed: every row must come from the weights about to be updated."""
-        assert (batch.weight_versions_B == version).all(), (
-            f"rows of weight versions {sorted(set(batch.weight_versions_B.tolist()))} in the step that trains {version}"
+        assert (batch.weight_versions_A == version).all(), (
+            f"tokens of weight versions {np.unique(batch.weight_versions_A).tolist()} in the step that trains {version}"
         )
 
     def evaluate_and_log(self, step: int) -> None:
@@ -255,7 +255,7 @@ def experience_batch(rows: Sequence[Scored]) -> ExperienceBatch:
         response_lengths_B=np.array([t.response_ids.size for t in trajectories], dtype=np.int32),
         engine_logprobs_A=np.concatenate([t.logprobs for t in trajectories]),
         rewards_B=np.array([row.verdict.reward for row in rows], dtype=np.float32),
-        weight_versions_B=np.array([t.weight_version for t in trajectories], dtype=np.int32),
+        weight_versions_A=np.concatenate([t.weight_versions for t in trajectories]),
     )
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
-Finish = Literal["stopped", "truncated", "empty", "overflow", "failed"]
+Finish = Literal["stopped", "truncated", "empty", "overflow", "failed", "unfinished"]
 """How a generation ended.
 
 stopped    the model ended it by itself, with a stop token
@@ -33,6 +33,7 @@ truncated  it ran into the token budget
 empty      it stopped at once, without a token of text
 overflow   the prompt leaves no room in the context window: nothing was generated
 failed     the engine could not generate it
+unfinished it was interrupted because enough others had ended, and can be continued (partial rollouts)
 """
 
 Outcome = Literal["scored", "unparsed", "truncated", "timeout", "sandbox_error", "judge_error"]
@@ -91,8 +92,8 @@ class Trajectory:
     text: str
     """The decoded response, without the stop token."""
     finish: Finish
-    weight_version: int
-    """The version of the policy weights that generated it."""
+    weight_versions: Int32
+    """[response], the version of the policy weights that sampled each token; one version unless it was continued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,8 @@ class GenerationRequest:
     num_samples: int
     seed: int
     """Sample i draws from a stream fixed by (seed, i): the same request repeats on the same weights."""
+    continues: Trajectory | None = None
+    """An ``unfinished`` response to go on with, under the weights of now; then ``num_samples`` is 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,8 +158,8 @@ class ExperienceBatch:
     """[A], from the engine that sampled."""
     rewards_B: Float32
     """[B], terminal, in [0, 1]."""
-    weight_versions_B: Int32
-    """[B], the weights that generated each row."""
+    weight_versions_A: Int32
+    """[A], the weights that sampled each action token."""
 
     @property
     def num_rows(self) -> int:

@@ -27,7 +27,7 @@ def scored(draw: Draw, correct: bool, text: str = "", outcome: Outcome = "scored
         logprobs=np.full(num_tokens, -1.0, dtype=np.float32),
         text=text,
         finish="stopped",
-        weight_version=0,
+        weight_versions=np.zeros(num_tokens, np.int32),
     )
     return Scored(draw=draw, trajectory=trajectory, verdict=verdict(correct, outcome=outcome))
 

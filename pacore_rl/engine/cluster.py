@@ -113,6 +113,9 @@ class RayEngine:
         assert self.learners is not None, "this engine was opened without learners"
         return self.learners[1]
 
+    def turn_to(self, work: Literal["generation", "learning"]) -> None:
+        """Each has its own hardware, so there is nothing to hand over."""
+
     def sync_weights(self, version: int) -> None:
         """Send the actor's weights to every rollout worker, which from then on reports ``version``."""
         weight_sync.sync(self.generator, self.actor.handles, version)

@@ -100,6 +100,15 @@ class RolloutGroup:
             except StopIteration:
                 del streams[stream]
 
+    def stream(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
+    ) -> Iterator[tuple[int, int, Trajectory]]:
+        """Yield (index of the request, sample, trajectory) as responses end."""
+        assert enough is None, "partial rollouts come with the streaming worker"
+        for index, trajectories in self.generate(requests, sampling):
+            for sample, trajectory in enumerate(trajectories):
+                yield index, sample, trajectory
+
     def call_all(self, method: str, *arguments: Any) -> list[ray.ObjectRef[Any]]:
         """Command every worker; ``wait`` for what this returns."""
         return [getattr(handle, method).remote(*arguments) for handle in self.handles]

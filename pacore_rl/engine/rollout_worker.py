@@ -230,7 +230,7 @@ class RolloutWorker:
                 logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
                 text=text,
                 finish=finish,
-                weight_version=self._weight_version,
+                weight_versions=np.full(len(output.token_ids), self._weight_version, dtype=np.int32),
             )
             for output, text, finish in zip(outputs, texts, finishes, strict=True)
         )
@@ -242,7 +242,7 @@ class RolloutWorker:
             logprobs=np.empty(0, dtype=np.float32),
             text="",
             finish=finish,
-            weight_version=self._weight_version,
+            weight_versions=np.empty(0, dtype=np.int32),
         )
         return (nothing,) * request.num_samples
 

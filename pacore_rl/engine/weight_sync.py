@@ -192,7 +192,7 @@ def sync(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], ver
     rollout.weight_version = version
 
 
-def choose_backend(wanted: Literal["auto", "gloo", "nccl"], device: Device) -> Backend:
+def choose_backend(wanted: Literal["auto", "gloo", "nccl", "ipc"], device: Device) -> Backend:
     """The transfer behind ``rollout.weight_transfer``: auto is NCCL on GPUs and gloo on CPUs.
 
     Raises:
@@ -202,6 +202,8 @@ def choose_backend(wanted: Literal["auto", "gloo", "nccl"], device: Device) -> B
         raise ValueError(
             "rollout.weight_transfer=nccl needs GPUs, but this run computes on CPUs; set it to auto or gloo."
         )
+    if wanted == "ipc":
+        raise ValueError("rollout.weight_transfer=ipc needs rollout.placement=colocated on GPUs; set it to auto.")
     return device.collective_backend if wanted == "auto" else wanted
 
 

@@ -138,5 +138,5 @@ def _unfinished(finish: Finish) -> Verdict:
             return unparsed("the response is empty")
         case "overflow":
             return unparsed("the prompt left no room for a response")
-        case "stopped":
-            raise AssertionError("a finished response is scored")
+        case "stopped" | "unfinished":
+            raise AssertionError("a finished response is scored, one to be continued is not")

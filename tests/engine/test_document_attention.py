@@ -36,7 +36,7 @@ def batch_of_rows() -> ExperienceBatch:
         response_lengths_B=lengths,
         engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
         rewards_B=np.zeros(len(rows), np.float32),
-        weight_versions_B=np.zeros(len(rows), np.int32),
+        weight_versions_A=np.zeros(lengths.sum(), np.int32),
     )
 
 

@@ -40,7 +40,7 @@ def make_batch() -> ExperienceBatch:
         response_lengths_B=lengths,
         engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
         rewards_B=rng.random(15).astype(np.float32),
-        weight_versions_B=np.zeros(15, np.int32),
+        weight_versions_A=np.zeros(lengths.sum(), np.int32),
     )
 
 

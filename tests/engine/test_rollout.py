@@ -119,7 +119,8 @@ def test_finishes_are_typed(group: RolloutGroup) -> None:
         )
     assert all(len(t.response_ids) == len(t.logprobs) > 0 for t in (*cut, *good))
     assert any(t.finish == "truncated" and len(t.response_ids) == 10 for t in good)
-    assert all(t.weight_version == 0 for t in (*overflow, *cut, *failed, *good))
+    assert all((t.weight_versions == 0).all() for t in (*cut, *good))
+    assert all(len(t.weight_versions) == len(t.response_ids) for t in (*overflow, *cut, *failed, *good))
 
 
 def test_a_response_that_stops_keeps_its_stop_token_and_leaves_it_out_of_the_text(group: RolloutGroup) -> None:

@@ -66,7 +66,7 @@ class FakeGenerator:
             logprobs=np.zeros(len(ids), dtype=np.float32),
             text=text,
             finish=finish,
-            weight_version=self.weight_version,
+            weight_versions=np.full(len(ids), self.weight_version, np.int32),
         )
 
 

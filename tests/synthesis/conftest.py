@@ -70,7 +70,7 @@ def trajectory(text: str, finish: Finish, prompt_ids: Int32) -> Trajectory:
         logprobs=np.zeros(len(response_ids), dtype=np.float32),
         text=text,
         finish=finish,
-        weight_version=ScriptedGenerator.weight_version,
+        weight_versions=np.full(len(response_ids), ScriptedGenerator.weight_version, np.int32),
     )
 
 
