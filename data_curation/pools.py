@@ -52,7 +52,7 @@ def fill_pool(
                 prompt_ids=tokenizer.encode_chat(build_conversation(problem, ())),
                 num_samples=missing[problem.id],
                 # The count enters the seed: a topped-up pool must not repeat the messages it has.
-                seed=draw_seed(config.run.seed, "pool", problem.id, size - missing[problem.id]),
+                seed=draw_seed(config.run.seed, "pool", model, problem.id, size - missing[problem.id]),
             )
             for problem in batch
         ]

@@ -145,7 +145,7 @@ class PPOConfig(Section):
     """Iterations at the start in which only the critic learns."""
     importance_cap: float | None = Field(default=None, ge=1)
     """C of truncated importance sampling: tokens weigh min(p_trainer / p_engine, C) (Appendix A: 8); null: 1."""
-    oversample: float = Field(default=0.0, ge=0)
+    oversample: Share = 0.0
     """Partial rollouts: this share of responses is generated beside a step's own; a step ends when its rows have ended,
     and the next one goes on with the others. 0 is strictly on-policy."""
     max_logprob_gap: float | None = Field(default=None, gt=0)
@@ -353,15 +353,21 @@ class Config(Section):
                     f"{name}.offload_checkpoints moves what {name}.gradient_checkpointing keeps, which is off; turn it "
                     "on, or leave the offload out."
                 )
+        if self.ppo.oversample and self.ppo.importance_cap is None:
+            raise ValueError(
+                f"ppo.oversample={self.ppo.oversample} goes on with responses under newer weights, which a strictly "
+                "on-policy run must not. Set ppo.importance_cap (Appendix A: 8) to correct for it, or ppo.oversample=0."
+            )
         room = self.model.context_window_tokens - self.sampling.answer_reserve_tokens
         if room <= 0:
             raise ValueError(
                 f"sampling.answer_reserve_tokens={self.sampling.answer_reserve_tokens} leaves no room for a prompt in "
                 f"model.context_window_tokens={self.model.context_window_tokens}; lower the reserve."
             )
-        if self.synthesis.max_messages and self.data.pool is None:
+        if self.synthesis.max_messages and self.data.pool is None and not self.synthesis.refresh_every_steps:
             raise ValueError(
                 f"synthesis.max_messages={self.synthesis.max_messages} needs data.pool; generate one with "
-                "`pacore-rl pool`, or set synthesis.min_messages=0 and synthesis.max_messages=0 for plain RLVR."
+                "`pacore-rl pool`, let the policy write messages with synthesis.refresh_every_steps=1, or set "
+                "synthesis.min_messages=0 and synthesis.max_messages=0 for plain RLVR."
             )
         return self

@@ -17,7 +17,7 @@ from pacore_rl.ppo.advantages import explained_variance
 from pacore_rl.types import ExperienceBatch, Float32, MessageSet, Verdict
 
 if TYPE_CHECKING:
-    from pacore_rl.trainer import Scored
+    from pacore_rl.experience import Scored
 
 
 @dataclass(slots=True)
@@ -139,6 +139,18 @@ def policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, entropy_A: Floa
         "policy/logprob_gap_max": float(gap_A.max()),
         "policy/logprob_gap_kl": float(np.mean(np.expm1(difference_A) - difference_A)),
         "policy/weight_version": float(batch.weight_versions_A.min()),
+    }
+
+
+def off_policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, *, cap: float) -> dict[str, float]:
+    """How old the tokens are, and what truncated importance sampling makes of them."""
+    log_ratio_A = log_probs_A.astype(np.float64) - batch.engine_logprobs_A
+    newest = batch.weight_versions_A.max()
+    return {
+        "policy/importance_mean": float(np.exp(np.minimum(log_ratio_A, np.log(cap))).mean()),
+        "policy/importance_capped_share": float((log_ratio_A > np.log(cap)).mean()),
+        "policy/stale_token_share": float((batch.weight_versions_A < newest).mean()),
+        "policy/staleness_steps": float((newest - batch.weight_versions_A).mean()),
     }
 
 

@@ -22,6 +22,7 @@ from data_curation.chain_sums import chain_problem, sample_chain
 from data_curation.pools import fill_pool
 from data_curation.stages import StageReport, select_stage1, select_stage2
 from data_curation.synthesis_accuracy import measure_synthesis_accuracy
+from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import RayEngine, open_engine
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
@@ -34,7 +35,7 @@ from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.runs import HeldOut, console, fingerprint, open_scorer, open_sinks, prepare_run_dir, progress_bar
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
-from pacore_rl.trainer import Pool, Trainer
+from pacore_rl.trainer import Trainer
 from pacore_rl.types import Problem
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_curation.pools import fill_pool
 from data_curation.stages import select_stage1, select_stage2
 from data_curation.synthesis_accuracy import measure_synthesis_accuracy
+from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.evaluation.configurations import evaluate_configurations
 from pacore_rl.evaluation.held_out import evaluate_held_out
@@ -35,7 +36,7 @@ from pacore_rl.rewards.ground_truths import check_ground_truths
 from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
-from pacore_rl.trainer import Pool, Trainer
+from pacore_rl.trainer import Trainer, WriteMessages
 from pacore_rl.types import PoolMessage, Problem
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def train(config: Config) -> Path:
             pool=pool,
             sinks=sinks,
             evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer) if held_out else None,
+            write_messages=online_writer(config, engine.generator, scorer, tokenizer),
         ).train()
     plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png")
     return run_dir
@@ -186,6 +188,34 @@ class HeldOut:
                 **shared,
             ),
         )
+
+
+def online_writer(
+    config: Config, generator: Generator, scorer: Scorer, tokenizer: ChatTokenizer
+) -> WriteMessages | None:
+    """Writes online messages into ``online_pool.jsonl`` of the run, each with the weight version that wrote it."""
+    if not config.synthesis.refresh_every_steps:
+        return None
+    pool = MessagePool.open(config.run_dir / "online_pool.jsonl")
+
+    def write(problems: Sequence[Problem], version: int) -> Pool:
+        model = f"{config.run.name}-step-{version}"
+        fill_pool(
+            pool,
+            problems,
+            size=config.synthesis.pool_size,
+            model=model,
+            generator=generator,
+            scorer=scorer,
+            tokenizer=tokenizer,
+            config=config,
+        )
+        return {
+            problem.id: tuple(message for message in pool.messages(problem.id) if message.model == model)
+            for problem in problems
+        }
+
+    return write
 
 
 def load_checked_problems(path: Path) -> tuple[Problem, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pacore_rl.experience import Draw, Scored, experience_batch, is_trainable
 from pacore_rl.metrics import policy_metrics, scoring_failures, synthesis_metrics
-from pacore_rl.trainer import Draw, Scored, experience_batch, is_trainable
 from pacore_rl.types import Float32, MessageSet, Outcome, Problem, Trajectory, Turn, Verdict
 
 
@@ -17,7 +17,7 @@ def verdict(correct: bool, answer: str | None = "1", outcome: Outcome = "scored"
 def draw(name: str, *messages: Verdict) -> Draw:
     problem = Problem(id=name, conversation=(Turn(role="user", content="?"),), ground_truth="1", reward="exact")
     message_set = MessageSet(messages=("m",) * len(messages), verdicts=messages)
-    return Draw(problem=problem, message_set=message_set, prompt_ids=np.arange(3, dtype=np.int32))
+    return Draw(problem=problem, message_set=message_set, prompt_ids=np.arange(3, dtype=np.int32), seed=0)
 
 
 def scored(draw: Draw, correct: bool, text: str = "", outcome: Outcome = "scored", num_tokens: int = 2) -> Scored:

@@ -54,20 +54,32 @@ def draw_problems(problems: Sequence[Problem], num: int, *, seed: int, step: int
 
 
 def draw_messages(
-    pool_messages: Sequence[PoolMessage], min_messages: int, max_messages: int, rng: np.random.Generator
+    pool_messages: Sequence[PoolMessage],
+    min_messages: int,
+    max_messages: int,
+    rng: np.random.Generator,
+    *,
+    online: Sequence[PoolMessage] = (),
+    online_share: float = 1.0,
 ) -> MessageSet:
     """|M| ~ U(min, max) of a problem's messages, without replacement and in random order (paper, section 3.1).
 
-    Empty messages are drawn like any other, as they are when a round generates them, then dropped and counted. A pool
-    smaller than the drawn size gives all it has.
+    Of the set, ``online_share`` (rounded) comes from ``online``, the messages of the policy itself, and the rest from
+    the cached pool; where one has too few, the other fills up. Empty messages are drawn like any other, as they are
+    when a round generates them, then dropped and counted. Fewer messages than the drawn size are all taken.
     """
     if not 0 <= min_messages <= max_messages:
         raise ValueError(
             f"cannot draw between {min_messages} and {max_messages} messages; "
             "synthesis.min_messages must lie between 0 and synthesis.max_messages."
         )
-    size = min(int(rng.integers(min_messages, max_messages, endpoint=True)), len(pool_messages))
-    drawn = [pool_messages[i] for i in shuffled_indices(len(pool_messages), rng)[:size]]
+    wanted = int(rng.integers(min_messages, max_messages, endpoint=True))
+    size = min(wanted, len(pool_messages) + len(online))
+    num_online = min(len(online), max(round(online_share * size), size - len(pool_messages)))
+    drawn = [pool_messages[i] for i in shuffled_indices(len(pool_messages), rng)[: size - num_online]]
+    if num_online:
+        drawn += [online[i] for i in shuffled_indices(len(online), rng)[:num_online]]
+        drawn = [drawn[i] for i in shuffled_indices(size, rng)]
     kept = [message for message in drawn if message.text]
     return MessageSet(
         messages=tuple(message.text for message in kept),
