@@ -6,7 +6,7 @@ most one batch, and the next run asks only for what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pacore_rl.config import Config
 from pacore_rl.evaluation.responses import Prompt, respond_and_score
@@ -15,9 +15,6 @@ from pacore_rl.synthesis.draws import draw_seed
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.types import PoolMessage, Problem
-
-Progress = Callable[[int, int], None]
-"""Called with (problems done, problems in all)."""
 
 
 def fill_pool(
@@ -31,7 +28,6 @@ def fill_pool(
     tokenizer: ChatTokenizer,
     config: Config,
     problems_per_batch: int = 64,
-    progress: Progress | None = None,
 ) -> None:
     """Bring every problem's pool up to ``size`` messages written by ``model``.
 
@@ -41,11 +37,8 @@ def fill_pool(
     """
     missing = pool.missing([problem.id for problem in problems], size, model)
     todo = [problem for problem in problems if missing.get(problem.id, 0) > 0]
-    done = len(problems) - len(todo)
     for start in range(0, len(todo), problems_per_batch):
         batch = todo[start : start + problems_per_batch]
-        if progress is not None:
-            progress(done + start, len(problems))
         prompts = [
             Prompt(
                 problem=problem,
@@ -71,5 +64,3 @@ def fill_pool(
                 for response in responses
             ]
         )
-    if progress is not None:
-        progress(len(problems), len(problems))

@@ -19,20 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_curation.chain_sums import chain_problem, sample_chain
-from data_curation.pools import fill_pool
 from data_curation.stages import StageReport, select_stage1, select_stage2
-from data_curation.synthesis_accuracy import measure_synthesis_accuracy
 from pacore_rl.collection import Pool
 from pacore_rl.config import Config
+from pacore_rl.curation_runs import fill_watched_pool, watched_synthesis_accuracy
 from pacore_rl.engine.cluster import RayEngine, open_engine
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
+from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, save_report
 from pacore_rl.evaluation.table import markdown_table, rich_table
+from pacore_rl.inputs import fingerprint
 from pacore_rl.interfaces import ChatTokenizer, MetricSink, Scorer
 from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
-from pacore_rl.runs import HeldOut, console, fingerprint, open_scorer, open_sinks, prepare_run_dir, progress_bar
+from pacore_rl.rewards.scorer import open_scorer
+from pacore_rl.runs import console, open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
@@ -123,18 +125,17 @@ class Quickstart:
     def fill(self, name: str, problems: Sequence[Problem], *, model: str) -> MessagePool:
         """The pool of ``problems`` at ``<name>_pool.jsonl``, written by the engine's current weights."""
         pool = MessagePool.open(self.data / f"{name}_pool.jsonl")
-        with progress_bar(f"{name}: problems", len(problems)) as update:
-            fill_pool(
-                pool,
-                problems,
-                size=self.config.synthesis.pool_size,
-                model=model,
-                generator=self.engine.generator,
-                scorer=self.scorer,
-                tokenizer=self.tokenizer,
-                config=self.config,
-                progress=update,
-            )
+        fill_watched_pool(
+            pool,
+            problems,
+            model=model,
+            size=self.config.synthesis.pool_size,
+            unit=f"{name}: messages",
+            generator=self.engine.generator,
+            scorer=self.scorer,
+            tokenizer=self.tokenizer,
+            config=self.config,
+        )
         return pool
 
     def tell(self, name: str, stage: StageReport) -> None:
@@ -153,7 +154,7 @@ class Quickstart:
         return kept
 
     def filter_stage2(self, problems: Sequence[Problem], pool: MessagePool) -> tuple[Problem, ...]:
-        accuracies = measure_synthesis_accuracy(
+        accuracies = watched_synthesis_accuracy(
             problems,
             messages(problems, pool),
             generator=self.engine.generator,
@@ -233,7 +234,7 @@ def run(
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
     with (
-        open_scorer(config) as scorer,
+        open_scorer(config.reward) as scorer,
         open_sinks(config, total_steps=total_steps) as sinks,
         open_engine(config) as engine,
     ):

@@ -122,9 +122,9 @@ def pool(
         out = _given(out, config.data.pool, "--out", "data.pool")
         source = _existing(problems or config.data.problems, "--problems")
         outputs.add(out)
-        from pacore_rl import runs
+        from pacore_rl import curation_runs
 
-        runs.make_pool(config, problems=source, out=out, size=size, model=model)
+        curation_runs.make_pool(config, problems=source, out=out, size=size, model=model)
         _say_done(out, f"pacore-rl curate stage1 {recipe} --problems {source} --pool {out} --out STAGE1.jsonl")
 
 
@@ -150,9 +150,9 @@ def stage1(
         source = _existing(problems or config.data.problems, "--problems")
         messages = _existing(_given(pool, config.data.pool, "--pool", "data.pool"), "--pool")
         outputs.add(out)
-        from pacore_rl import runs
+        from pacore_rl import curation_runs
 
-        runs.curate_stage1(config, problems=source, pool=messages, out=out)
+        curation_runs.curate_stage1(config, problems=source, pool=messages, out=out)
         _say_done(out, f"pacore-rl train {recipe} data.problems={out} data.pool={messages}")
 
 
@@ -179,9 +179,9 @@ def stage2(
         source = _existing(problems or config.data.problems, "--problems")
         messages = _existing(_given(pool, config.data.pool, "--pool", "data.pool"), "--pool")
         outputs.add(out)
-        from pacore_rl import runs
+        from pacore_rl import curation_runs
 
-        runs.curate_stage2(config, problems=source, pool=messages, out=out, model=model)
+        curation_runs.curate_stage2(config, problems=source, pool=messages, out=out, model=model)
         start = model or config.model.path
         _say_done(out, f"pacore-rl train {recipe} model.path={start} data.problems={out} data.pool={messages}")
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pacore_rl.config import RewardConfig
@@ -124,6 +125,16 @@ class LocalScorer:
             self._num_waiting -= 1
             if not is_lasting and self._asked.get(question) is done:
                 del self._asked[question]
+
+
+@contextmanager
+def open_scorer(config: RewardConfig) -> Iterator[LocalScorer]:
+    """A scorer of compacted messages for the length of a ``with`` block: there is no reasoning left to cut off."""
+    scorer = LocalScorer(config, end_of_reasoning="")
+    try:
+        yield scorer
+    finally:
+        scorer.close()
 
 
 def _unfinished(finish: Finish) -> Verdict:

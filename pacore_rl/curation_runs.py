@@ -1,0 +1,151 @@
+"""What ``pacore-rl pool`` and ``pacore-rl curate`` do, and the generation that other commands share with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from data_curation.pools import fill_pool
+from data_curation.stages import STAGE2_DRAWS, STAGE2_RESPONSES_PER_DRAW, select_stage1, select_stage2
+from data_curation.synthesis_accuracy import measure_synthesis_accuracy
+from pacore_rl.collection import Pool
+from pacore_rl.config import Config
+from pacore_rl.inputs import fingerprint, load_checked_problems, load_pool
+from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
+from pacore_rl.problems import save_problems
+from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
+from pacore_rl.rewards.scorer import open_scorer
+from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.tokenizer import load_tokenizer
+from pacore_rl.trainer import WriteMessages
+from pacore_rl.types import Problem
+
+console = Console()
+
+
+def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = None, model: str | None = None) -> Path:
+    """``pacore-rl pool``: bring the pool at ``out`` up to ``size`` messages per problem."""
+    from pacore_rl.engine.cluster import open_engine
+
+    size, path = size or config.synthesis.pool_size, model or config.model.path
+    selected = load_checked_problems(problems)
+    pool = MessagePool.open(out)
+    tokenizer = load_tokenizer(path)
+    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+        fill_watched_pool(
+            pool,
+            selected,
+            model=fingerprint(path),
+            size=size,
+            generator=engine.generator,
+            scorer=scorer,
+            tokenizer=tokenizer,
+            config=config,
+        )
+    return out
+
+
+def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
+    """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
+    kept, report = select_stage1(load_checked_problems(problems), MessagePool.open(pool, must_exist=True))
+    save_problems(out, kept)
+    console.print(report.as_text())
+    return out
+
+
+def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, model: str | None = None) -> Path:
+    """``pacore-rl curate stage2``: keep problems with 0 < synthesis accuracy < 1 under a stage-1 checkpoint."""
+    from pacore_rl.engine.cluster import open_engine
+
+    path = model or config.model.path
+    selected = load_checked_problems(problems)
+    messages = load_pool(pool, selected)
+    tokenizer = load_tokenizer(path)
+    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+        accuracies = watched_synthesis_accuracy(
+            selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config
+        )
+    kept, report = select_stage2(selected, accuracies)
+    save_problems(out, kept)
+    console.print(report.as_text())
+    return out
+
+
+def fill_watched_pool(
+    pool: MessagePool,
+    problems: Sequence[Problem],
+    *,
+    model: str,
+    size: int,
+    unit: str = "messages",
+    generator: Generator,
+    scorer: Scorer,
+    tokenizer: ChatTokenizer,
+    config: Config,
+) -> None:
+    """``fill_pool`` with its progress, counted in ``unit``."""
+    wanted = sum(pool.missing([problem.id for problem in problems], size, model).values())
+    with ProgressReport(unit, wanted) as report:
+        fill_pool(
+            pool,
+            problems,
+            size=size,
+            model=model,
+            generator=WatchedGenerator(generator=generator, report=report),
+            scorer=scorer,
+            tokenizer=tokenizer,
+            config=config,
+        )
+
+
+def watched_synthesis_accuracy(
+    problems: Sequence[Problem],
+    pool: Pool,
+    *,
+    generator: Generator,
+    scorer: Scorer,
+    tokenizer: ChatTokenizer,
+    config: Config,
+) -> dict[str, float]:
+    """``measure_synthesis_accuracy`` with its progress; the total grows by the problems that are measured wider."""
+    first = len(problems) * STAGE2_DRAWS * STAGE2_RESPONSES_PER_DRAW
+    with ProgressReport("responses", first) as report:
+        return measure_synthesis_accuracy(
+            problems,
+            pool,
+            generator=WatchedGenerator(generator=generator, report=report),
+            scorer=scorer,
+            tokenizer=tokenizer,
+            config=config,
+        )
+
+
+def online_writer(
+    config: Config, generator: Generator, scorer: Scorer, tokenizer: ChatTokenizer
+) -> WriteMessages | None:
+    """Writes online messages into ``online_pool.jsonl`` of the run, each with the weight version that wrote it."""
+    if not config.synthesis.refresh_every_steps:
+        return None
+    pool = MessagePool.open(config.run_dir / "online_pool.jsonl")
+
+    def write(problems: Sequence[Problem], version: int) -> Pool:
+        model = f"{config.run.name}-step-{version}"
+        fill_watched_pool(
+            pool,
+            problems,
+            model=model,
+            size=config.synthesis.pool_size,
+            unit="online messages",
+            generator=generator,
+            scorer=scorer,
+            tokenizer=tokenizer,
+            config=config,
+        )
+        return {
+            problem.id: tuple(message for message in pool.messages(problem.id) if message.model == model)
+            for problem in problems
+        }
+
+    return write
