@@ -142,6 +142,14 @@ def generate_arithmetic(
     return tuple(problems.values())
 
 
+def operation_names(names: Sequence[str]) -> tuple[Operation, ...]:
+    """The names as operations. Raises ValueError for one that is none."""
+    unknown = sorted(set(names) - set(OPERATIONS))
+    if unknown:
+        raise ValueError(f"operations {unknown} are unknown; choose from {', '.join(OPERATIONS)}.")
+    return tuple(operation for operation in OPERATIONS if operation in names)
+
+
 def split_held_out(
     problems: Sequence[Problem], share: float, *, salt: str = "held-out"
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_curation.arithmetic import generate_arithmetic, operation_names, split_held_out
 from data_curation.pools import fill_pool
 from data_curation.stages import STAGE2_DRAWS, STAGE2_RESPONSES_PER_DRAW, select_stage1, select_stage2
 from data_curation.synthesis_accuracy import measure_synthesis_accuracy
@@ -22,6 +23,7 @@ from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import WriteMessages
 from pacore_rl.types import Problem
 
+HELD_OUT_SHARE = 0.1
 console = Console()
 
 
@@ -44,6 +46,24 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
             tokenizer=tokenizer,
             config=config,
         )
+    return out
+
+
+def make_arithmetic(
+    *, num: int, low: int, high: int, operations: Sequence[str], seed: int, out: Path, held_out: Path | None = None
+) -> Path:
+    """``pacore-rl curate arithmetic``: synthetic problems, a tenth of them apart where ``held_out`` names a file.
+
+    Raises:
+        ValueError: an unknown operation, or a range that cannot give that many different problems.
+    """
+    problems = generate_arithmetic(num, low=low, high=high, operations=operation_names(operations), seed=seed)
+    if held_out is not None:
+        problems, apart = split_held_out(problems, HELD_OUT_SHARE)
+        save_problems(held_out, apart)
+        console.print(f"  {len(apart):,} held-out problems in {held_out}")
+    save_problems(out, problems)
+    console.print(f"  {len(problems):,} problems in {out}; the first: {problems[0].conversation[0].content}")
     return out
 
 

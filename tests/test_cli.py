@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from pacore_rl.problems import load_problems
+
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
-COMMANDS = ["", "train", "pool", "curate", "curate stage1", "curate stage2", "evaluate", "doctor", "quickstart"]
+COMMANDS = ["", "train", "pool", "curate", "curate arithmetic", "curate stage1", "curate stage2", "evaluate", "doctor"]
+COMMANDS += ["quickstart"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 
 
@@ -149,6 +152,24 @@ class TestFiles:
     def test_evaluation_needs_held_out_problems(self, recipe: Path) -> None:
         refused = cli("evaluate", str(recipe), cwd=recipe.parent)
         assert refused.returncode == 2 and "data.held_out_problems" in refused.stderr
+
+
+class TestArithmetic:
+    def test_makes_problems_and_keeps_a_tenth_apart(self, tmp_path: Path) -> None:
+        made = cli("curate", "arithmetic", "--num", "60", "--out", "a.jsonl", "--held-out", "h.jsonl", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+        train, held_out = (load_problems(tmp_path / name) for name in ("a.jsonl", "h.jsonl"))
+        assert len(train) + len(held_out) == 60 and len(train) > len(held_out) > 0
+        assert not {problem.id for problem in train} & {problem.id for problem in held_out}
+        sums = [problem for problem in train if problem.tags["operation"] == "add"]
+        for problem in sums:
+            a, b = (int(number) for number in problem.id.split("-")[2:])
+            assert int(problem.ground_truth) == a + b and 10**11 <= a <= 10**13
+
+    def test_an_unknown_operation_is_refused(self, tmp_path: Path) -> None:
+        refused = cli("curate", "arithmetic", "--operations", "add,divide", "--out", "a.jsonl", cwd=tmp_path)
+        assert refused.returncode == 2 and "divide" in refused.stderr and "power_mod" in refused.stderr
+        assert not (tmp_path / "a.jsonl").exists()
 
 
 class TestGuard:

@@ -1,4 +1,4 @@
-"""Ctrl-C during training: a short message, exit status 130, no process left behind, nothing half-written."""
+"""Ctrl-C in every phase: a short message, exit status 130, no process left behind, nothing half-written."""
 
 from __future__ import annotations
 
@@ -17,50 +17,76 @@ import pytest
 from pacore_rl.config import Config
 from pacore_rl.recipes import resolved_yaml
 from pacore_rl.reporting.jsonl import read_metrics
+from pacore_rl.synthesis.message_pool import MessagePool
 
-START_SECONDS = 150.0
+START_SECONDS = 240.0
 STOP_SECONDS = 60.0
+PHASES = {
+    "starting": ("train",),
+    "training": ("train",),
+    "pool": ("pool", "--out", "fresh_pool.jsonl", "--size", "2000"),
+    "stage2": ("curate stage2", "--out", "stage2.jsonl"),
+    "evaluation": ("evaluate", "--out", "evaluation.json"),
+}
+"""Name to the command that is interrupted in it."""
 
 
-@pytest.mark.parametrize("phase", ["starting", "training"])
-def test_interrupted_training_leaves_nothing_behind(
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_interrupted_command_leaves_nothing_behind(
     phase: str, tiny_config: Callable[..., Config], write_data: Callable[[Config], None], tmp_path: Path
 ) -> None:
-    config = tiny_config(trainer={"steps": 10_000, "checkpoint_every_steps": 0})
+    config = tiny_config(
+        trainer={"steps": 10_000, "checkpoint_every_steps": 0},
+        # Long responses and a large vote: every phase lasts longer than it takes to interrupt it.
+        sampling={"max_response_tokens": 16 if phase == "training" else 300},
+        data={"held_out_problems": tmp_path / "problems.jsonl", "held_out_pool": tmp_path / "pool.jsonl"},
+        evaluation={"self_consistency_pool": 1000},
+    )
     write_data(config)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(resolved_yaml(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pacore_rl", "train", str(recipe)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # A runner in the background ignores SIGINT, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    command, *options = PHASES[phase]
+    arguments = [*command.split(), str(recipe), *options]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pacore_rl", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+            start_new_session=True,
+            # A runner in the background ignores SIGINT, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
     try:
-        wait_for(lambda: has_started(process.pid, config.run_dir, phase), START_SECONDS)
+        wait_for(lambda: has_started(process, config.run_dir, phase), START_SECONDS)
         workers = psutil.Process(process.pid).children(recursive=True)
         assert workers
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everything in the foreground
-        output, _ = process.communicate(timeout=STOP_SECONDS)
+        process.wait(timeout=STOP_SECONDS)
     finally:
         process.kill()
+    output = log.read_text()
     assert process.returncode == 130, output
-    assert "Traceback" not in output and str(config.run_dir) in output
+    assert "Interrupted." in output and "Traceback" not in output
     _, alive = psutil.wait_procs(workers, timeout=STOP_SECONDS)
     assert not alive, [worker.cmdline()[:3] for worker in alive]
     if phase == "training":
-        assert read_metrics(config.run_dir / "metrics.jsonl")
-    assert not list(config.run_dir.rglob("*.tmp*"))
+        assert read_metrics(config.run_dir / "metrics.jsonl") and str(config.run_dir) in output
+    if (tmp_path / "fresh_pool.jsonl").exists():
+        MessagePool.open(tmp_path / "fresh_pool.jsonl")
+    assert not (tmp_path / "stage2.jsonl").exists() and not (tmp_path / "evaluation.json").exists()
+    assert not list(tmp_path.rglob("*.tmp*")) and not list(tmp_path.rglob("*.partial*"))
 
 
-def has_started(pid: int, run_dir: Path, phase: str) -> bool:
-    if phase == "starting":
-        return any("RolloutWorker" in line for line in command_lines(pid))
-    metrics = run_dir / "metrics.jsonl"
-    return metrics.exists() and metrics.stat().st_size > 0
+def has_started(process: subprocess.Popen[bytes], run_dir: Path, phase: str) -> bool:
+    assert process.poll() is None, "the command ended by itself"
+    if phase == "training":
+        metrics = run_dir / "metrics.jsonl"
+        return metrics.exists() and metrics.stat().st_size > 0
+    # Ray names a worker's process after what it does.
+    doing = "RolloutWorker" if phase == "starting" else "RolloutWorker.generate"
+    return any(doing in line for line in command_lines(process.pid))
 
 
 def command_lines(pid: int) -> list[str]:

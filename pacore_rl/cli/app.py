@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 
 from pacore_rl import __version__
+from pacore_rl.cli.curate import curate
 from pacore_rl.cli.guard import guard
-from pacore_rl.cli.options import Debug, ModelPath, Overrides, Pool, Problems, Recipe
+from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
 
@@ -26,16 +27,9 @@ A model answers a problem many times in parallel, and learns to write one better
   6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
   7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines
 """
-_CURATE_HELP = """Filter problems for a stage of training.
-
-Example: [cyan]pacore-rl curate stage1 RECIPE --out data/stage1.jsonl[/]
-
-Next: [cyan]pacore-rl train RECIPE data.problems=data/stage1.jsonl[/]
-"""
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
 )
-curate = typer.Typer(help=_CURATE_HELP, rich_markup_mode="rich", no_args_is_help=True)
 app.add_typer(curate, name="curate")
 
 
@@ -90,7 +84,7 @@ def train(
         from pacore_rl import runs
 
         folder = runs.train(config)
-        _say_done(folder, f"pacore-rl evaluate {recipe} --model CHECKPOINT, with a checkpoint of {folder}")
+        say_done(folder, f"pacore-rl evaluate {recipe} --model CHECKPOINT, with a checkpoint of {folder}")
 
 
 @app.command()
@@ -119,71 +113,13 @@ def pool(
         from pacore_rl.recipes import load_config
 
         config = load_config(recipe, overrides or [])
-        out = _given(out, config.data.pool, "--out", "data.pool")
-        source = _existing(problems or config.data.problems, "--problems")
+        out = given(out, config.data.pool, "--out", "data.pool")
+        source = existing(problems or config.data.problems, "--problems")
         outputs.add(out)
         from pacore_rl import curation_runs
 
         curation_runs.make_pool(config, problems=source, out=out, size=size, model=model)
-        _say_done(out, f"pacore-rl curate stage1 {recipe} --problems {source} --pool {out} --out STAGE1.jsonl")
-
-
-@curate.command()
-def stage1(
-    recipe: Recipe,
-    out: Annotated[Path, typer.Option(help="File for the problems that pass.")],
-    overrides: Overrides = None,
-    problems: Problems = None,
-    pool: Pool = None,
-    debug: Debug = False,
-) -> None:
-    """Keep problems whose messages are right sometimes, but seldom: 0 < message accuracy < 9/24 (15/24 for code).
-
-    Example: [cyan]pacore-rl curate stage1 recipes/quickstart.yaml --pool data/pool.jsonl --out data/stage1.jsonl[/]
-
-    Next: [cyan]pacore-rl train RECIPE data.problems=data/stage1.jsonl[/]
-    """
-    with guard(debug=debug) as outputs:
-        from pacore_rl.recipes import load_config
-
-        config = load_config(recipe, overrides or [])
-        source = _existing(problems or config.data.problems, "--problems")
-        messages = _existing(_given(pool, config.data.pool, "--pool", "data.pool"), "--pool")
-        outputs.add(out)
-        from pacore_rl import curation_runs
-
-        curation_runs.curate_stage1(config, problems=source, pool=messages, out=out)
-        _say_done(out, f"pacore-rl train {recipe} data.problems={out} data.pool={messages}")
-
-
-@curate.command()
-def stage2(
-    recipe: Recipe,
-    out: Annotated[Path, typer.Option(help="File for the problems that pass.")],
-    overrides: Overrides = None,
-    problems: Problems = None,
-    pool: Pool = None,
-    model: ModelPath = None,
-    debug: Debug = False,
-) -> None:
-    """Keep problems that a stage-1 checkpoint synthesises right sometimes, not always: 0 < synthesis accuracy < 1.
-
-    Example: [cyan]pacore-rl curate stage2 recipes/quickstart.yaml --model CHECKPOINT --out data/stage2.jsonl[/]
-
-    Next: [cyan]pacore-rl train RECIPE model.path=CHECKPOINT data.problems=data/stage2.jsonl[/]
-    """
-    with guard(debug=debug) as outputs:
-        from pacore_rl.recipes import load_config
-
-        config = load_config(recipe, overrides or [])
-        source = _existing(problems or config.data.problems, "--problems")
-        messages = _existing(_given(pool, config.data.pool, "--pool", "data.pool"), "--pool")
-        outputs.add(out)
-        from pacore_rl import curation_runs
-
-        curation_runs.curate_stage2(config, problems=source, pool=messages, out=out, model=model)
-        start = model or config.model.path
-        _say_done(out, f"pacore-rl train {recipe} model.path={start} data.problems={out} data.pool={messages}")
+        say_done(out, f"pacore-rl curate stage1 {recipe} --problems {source} --pool {out} --out STAGE1.jsonl")
 
 
 @app.command()
@@ -206,15 +142,15 @@ def evaluate(
         from pacore_rl.recipes import load_config
 
         config = load_config(recipe, overrides or [])
-        held_out = _given(None, config.data.held_out_problems, None, "data.held_out_problems")
-        _existing(held_out, "data.held_out_problems")
-        _existing(_given(None, config.data.held_out_pool, None, "data.held_out_pool"), "data.held_out_pool")
+        held_out = given(None, config.data.held_out_problems, None, "data.held_out_problems")
+        existing(held_out, "data.held_out_problems")
+        existing(given(None, config.data.held_out_pool, None, "data.held_out_pool"), "data.held_out_pool")
         results = out or config.run_dir / "evaluation.json"
         outputs.add(results)
         from pacore_rl import runs
 
         runs.evaluate(config, model=model, out=results)
-        _say_done(results, f"pacore-rl evaluate {recipe} --model OTHER --out OTHER.json, to compare")
+        say_done(results, f"pacore-rl evaluate {recipe} --model OTHER --out OTHER.json, to compare")
 
 
 @app.command()
@@ -257,30 +193,3 @@ def quickstart(
 
         arguments = {} if preset is None else {"preset": preset}
         miniature.run(out=out, seed=seed, overrides=overrides or [], **arguments)
-
-
-def _given(option: Path | None, setting: Path | None, name: str | None, key: str) -> Path:
-    path = option or setting
-    if path is None:
-        pass_it = (
-            f"pass {name} PATH, or set {key} in the recipe"
-            if name
-            else f"set {key}=PATH on the command line or in the recipe"
-        )
-        raise ValueError(f"{key} is not given, and this command needs it; {pass_it}.")
-    return path
-
-
-def _existing(path: Path, name: str) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{name}: {path} was given; it must be a file that exists (relative paths start at {Path.cwd()}). "
-            "Check the path, or make the file with the step before (`pacore-rl --help` lists the steps)."
-        )
-    return path
-
-
-def _say_done(path: Path, following: str) -> None:
-    console = Console()
-    console.print(f"[green]Done.[/] Written: {path}", soft_wrap=True, highlight=False)
-    console.print(f"Next: {following}", soft_wrap=True, highlight=False, markup=False)

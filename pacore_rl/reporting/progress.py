@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pacore_rl.interfaces import Generator
-from pacore_rl.reporting.console import clock
+from pacore_rl.reporting.console import clock as as_clock
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 LINE_SECONDS = 15.0
@@ -22,13 +22,21 @@ LINE_SECONDS = 15.0
 class ProgressReport:
     """How far a piece of work of ``total`` units is; ``total`` grows where more turns out to be needed."""
 
-    def __init__(self, unit: str, total: int, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        unit: str,
+        total: int,
+        console: Console | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         console = console or Console()
         self.total = total
         self.done = 0
         self._unit = unit
         self._console = console
-        self._started = self._last_line = time.monotonic()
+        self._clock = clock
+        self._started = self._last_line = clock()
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -54,11 +62,11 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, total=self.total)
             return
-        now = time.monotonic()
+        now = self._clock()
         if now - self._last_line >= LINE_SECONDS and 0 < self.done < self.total:
             self._last_line = now
             left = (now - self._started) / self.done * (self.total - self.done)
-            self._console.print(f"  {self._unit} {self.done:,}/{self.total:,}  left {clock(left)}", highlight=False)
+            self._console.print(f"  {self._unit} {self.done:,}/{self.total:,}  left {as_clock(left)}", highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
