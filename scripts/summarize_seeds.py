@@ -2,44 +2,42 @@
 
     python scripts/summarize_seeds.py FOLDER SEED...
 
-Reads ``FOLDER/seed_<SEED>/summary.json``. Prints a line a seed and claim, then one line of JSON.
+Reads ``summary.json`` and the evaluation records of ``FOLDER/seed_<SEED>``. Prints a line for each seed and claim, then
+one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from pacore_rl.evaluation.report import EvaluationReport, load_report
 
 MARGIN = 0.20
 """Points that synthesis must be above each control."""
 CONTROLS = ("majority_vote", "swapped", "solo")
 
 
-def accuracy(report: Mapping[str, Any], configuration: list[int]) -> float:
-    """Accuracy of a K configuration in a report of summary.json."""
-    return next(run for run in report["configurations"] if run["configuration"] == configuration)["accuracy"]["mean"]
+def claims(report: EvaluationReport, hardest: EvaluationReport) -> dict[str, tuple[float, float]]:
+    """Each claim as two numbers: it holds where the first exceeds the second.
 
-
-def equal_ttc(report: Mapping[str, Any], configuration: list[int]) -> float:
-    """Self-consistency at the cost of a K configuration."""
-    run = next(run for run in report["configurations"] if run["configuration"] == configuration)
-    return run["self_consistency_at_equal_ttc"]["accuracy"]["mean"]
-
-
-def claims(report: Mapping[str, Any], hardest: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Each claim as two numbers: it holds where the first exceeds the second."""
-    of_controls = {
-        f"synthesis above {name} + {MARGIN:.2f}": (report["synthesis"], report[name] + MARGIN) for name in CONTROLS
+    A comparison of two ways to answer is a difference paired by problem: "above" means that the lower end of its 95%
+    interval is above 0.
+    """
+    single, rounds, long_rounds = report.held_out, report.configurations, hardest.configurations
+    assert rounds is not None and long_rounds is not None, "the quickstart evaluates configurations"
+    own_votes = {run.configuration: run.minus_self_consistency.low for run in rounds.configurations}
+    controls = {
+        f"synthesis above {name} + {MARGIN:.2f}": (single.synthesis.mean, getattr(single, name).mean + MARGIN)
+        for name in CONTROLS
     }
-    return of_controls | {
-        "at least 256 held-out problems": (report["num_problems"], 255),
-        "K=[16] above K=[4]": (accuracy(report, [16]), accuracy(report, [4])),
-        "K=[4] above self-consistency": (accuracy(report, [4]), equal_ttc(report, [4])),
-        "K=[16] above self-consistency": (accuracy(report, [16]), equal_ttc(report, [16])),
-        "K=[8, 4] above K=[4] on the hardest": (accuracy(hardest, [8, 4]), accuracy(hardest, [4])),
+    return controls | {
+        "at least 256 held-out problems": (len(single.problem_ids), 255),
+        "K=[16] above K=[4]": (rounds.difference((16,), (4,)).low, 0.0),
+        "K=[4] above self-consistency": (own_votes[(4,)], 0.0),
+        "K=[16] above self-consistency": (own_votes[(16,)], 0.0),
+        "K=[8, 4] above K=[4] on the hardest": (long_rounds.difference((8, 4), (4,)).low, 0.0),
     }
 
 
@@ -55,7 +53,8 @@ def main() -> None:
     for seed, summary in summaries.items():
         print(f"seed {seed}: {summary['after']['num_problems']} held-out problems, {summary['seconds']:.0f} s")
         for when in held:
-            found = claims(summary[when], summary[f"long_{when}"])
+            run = options.folder / f"seed_{seed}"
+            found = claims(load_report(run / f"{when}_held_out.json"), load_report(run / f"{when}_long.json"))
             for claim, (value, bound) in found.items():
                 held[when].setdefault(claim, []).append(value > bound)
                 print(f"  {when:6}  {claim:42} {value:.3f} > {bound:.3f}  {'yes' if value > bound else 'no'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from pacore_rl import runs
 from pacore_rl.config import Config
 from pacore_rl.reporting.jsonl import read_metrics
+from pacore_rl.synthesis.message_pool import MessagePool
 
 TIMED = ("time/", "throughput/")
 
@@ -60,3 +61,26 @@ def test_plain_rlvr_is_the_loop_with_empty_message_sets(
     write_data(config)
     (metrics,) = read_metrics(runs.train(config) / "metrics.jsonl")
     assert "messages/accuracy" not in metrics and metrics["prompt/length_tokens"] < 40
+
+
+def test_off_policy_is_the_same_loop_with_other_settings(
+    tiny_config: Callable[..., Config], write_data: Callable
+) -> None:
+    """Partial rollouts with truncated importance sampling, a critic warm-up and online messages, all at once."""
+    config = tiny_config(
+        trainer={"steps": 4, "checkpoint_every_steps": 0},
+        ppo={"actor_minibatches": 2, "oversample": 0.5, "importance_cap": 8.0, "critic_warmup_steps": 1},
+        synthesis={"refresh_every_steps": 2, "online_share": 0.5},
+    )
+    write_data(config)
+    run_dir = runs.train(config)
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    # The first step trains the critic only: nothing is sent, and the second step samples from version 0 still.
+    assert "policy/loss" not in rows[0] and "time/sync" not in rows[0] and rows[0]["critic/grad_norm"] > 0
+    assert rows[1]["policy/loss"] != 0.0 and rows[1]["policy/stale_token_share"] == 0.0
+    # Later ones go on with what was unfinished under older weights.
+    assert max(row["policy/stale_token_share"] for row in rows[2:]) > 0.0
+    assert all(1.0 <= row["policy/importance_mean"] * 8 <= 64.0 for row in rows)
+    pool = MessagePool.open(run_dir / "online_pool.jsonl")
+    writers = {message.model for problem in pool.problem_ids for message in pool.messages(problem)}
+    assert writers == {"run-step-0", "run-step-2"}
