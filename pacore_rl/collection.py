@@ -30,6 +30,8 @@ class Unfinished:
 
     draw: Draw
     trajectory: Trajectory
+    seed: int
+    """Of what follows: its own, unlike the seed that a draw's responses share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,21 +87,23 @@ class Collector:
         """
         config, rows = self.config, self.config.ppo.rows_per_step
         requests = [
-            GenerationRequest(prompt_ids=item.draw.prompt_ids, num_samples=1, seed=0, continues=item.trajectory)
+            GenerationRequest(prompt_ids=item.draw.prompt_ids, num_samples=1, seed=item.seed, continues=item.trajectory)
             for item in self.unfinished
         ]
         requests += [
             GenerationRequest(prompt_ids=draw.prompt_ids, num_samples=config.ppo.responses_per_problem, seed=draw.seed)
             for draw in draws
         ]
-        origins = [*(item.draw for item in self.unfinished), *draws]
+        before = self.unfinished
+        origins = [*(item.draw for item in before), *draws]
         enough = max(rows - len(self.surplus), 1) if config.ppo.oversample else None
         ended: dict[tuple[int, int], Response] = {}
         unfinished: dict[tuple[int, int], Unfinished] = {}
         for index, sample, trajectory in self.engine.generator.stream(requests, sampling_of(config), enough=enough):
             draw = origins[index]
             if trajectory.finish == "unfinished":
-                unfinished[index, sample] = Unfinished(draw=draw, trajectory=trajectory)
+                seed = before[index].seed if index < len(before) else draw_seed(draw.seed, "continue", sample)
+                unfinished[index, sample] = Unfinished(draw=draw, trajectory=trajectory, seed=seed)
             else:
                 item = (draw.problem, self.message(trajectory), trajectory.finish)
                 ended[index, sample] = Response(draw=draw, trajectory=trajectory, verdict=self.scorer.score([item]))

@@ -150,6 +150,7 @@ def test_partial_rollouts_lose_nothing_and_count_nothing_twice(burst: int, colle
     resumed = [request for request in generator.asked[-1] if request.continues is not None]
     assert resumed and all(request.num_samples == 1 for request in resumed)
     assert all(request.continues.finish == "unfinished" for request in resumed)
+    assert len({request.seed for request in resumed}) == len(resumed)
 
 
 def test_oversampling_draws_each_round_once(collector: Callable[..., Collector]) -> None:
