@@ -204,6 +204,18 @@ class TestGuard:
         assert ended.returncode == 2
         assert "what the worker said" in ended.stderr and "eighty lines" not in ended.stderr
 
+    def test_a_dead_worker_is_one_screen(self, tmp_path: Path) -> None:
+        lines = [
+            "from pacore_rl.engine.errors import WorkerDied",
+            "try:",
+            "    raise OSError('what Ray said, at length')",
+            "except OSError as error:",
+            "    raise WorkerDied('rollout worker 1 died; lower rollout.kv_cache_gib') from error",
+        ]
+        ended = run_script(lines, cwd=tmp_path)
+        assert ended.returncode == 2 and "lower rollout.kv_cache_gib" in ended.stderr
+        assert "Traceback" not in ended.stderr and "at length" not in ended.stderr
+
     def test_an_unexpected_failure_says_where_things_lie(self, tmp_path: Path) -> None:
         lines = [
             "outputs.add(Path('written.txt'))",

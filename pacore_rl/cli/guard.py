@@ -18,9 +18,19 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from pacore_rl.engine.errors import WorkerDied
+
 MENDABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EADDRINUSE, errno.EDQUOT, errno.EROFS})
 """A full disk, a port in use, an exhausted quota, a read-only disk."""
-_MENDABLE = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_MENDABLE = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    WorkerDied,
+)
 _SCREEN_LINES = 30
 
 

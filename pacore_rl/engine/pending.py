@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayActorError
 
+from pacore_rl.engine.errors import WorkerDied
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,7 @@ class RayPending(Generic[T]):
 
         Raises:
             TimeoutError: a worker took longer than the limit.
-            RuntimeError: a worker's process died.
+            WorkerDied: a worker's process is gone.
             Exception: whatever a worker raised, as it is, with a note of who raised it.
         """
         names = dict(zip(self.refs, self.workers, strict=True))
@@ -52,9 +54,9 @@ class RayPending(Generic[T]):
             try:
                 ray.get(done[0])
             except RayActorError as error:
-                raise RuntimeError(
+                raise WorkerDied(
                     f"{names[done[0]]} died during {self.what} (out of memory, or killed); "
-                    "see Ray's logs of that worker."
+                    "see Ray's logs of that worker, and lower micro_batch_tokens or offload where memory ran out."
                 ) from error
             except Exception as error:
                 error.add_note(f"raised by {names[done[0]]} during {self.what}")

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from pacore_rl.config import Config
+from pacore_rl.engine.errors import WorkerDied
+from pacore_rl.engine.generation import Response, complete, not_begun
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.rollout_worker import ENVIRONMENT, RolloutWorker
+from pacore_rl.engine.rollout_worker import CONTROL, ENVIRONMENT, News, RolloutWorker
+from pacore_rl.engine.routing import DynamicRoute, Job, Route, Routing, StaticRoute
 from pacore_rl.engine.weight_sync import WeightLink
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
+
+QUEUED_SHARE = 1 / 8
+"""Of the sequences an engine runs: those that wait in it, so that it need not ask when one ends."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RolloutGroup:
-    """Workers that serve one version of the weights; a ``pacore_rl.interfaces.Generator``."""
+    """Workers that serve one version of the weights; a ``pacore_rl.interfaces.StreamingGenerator``."""
 
     handles: list[Any]
     """Ray actors of RolloutWorker."""
     config: Config
+    routing: Routing = "static"
     weight_version: int = 0
     weight_link: WeightLink | None = None
     """Set by ``weight_sync.connect``."""
@@ -42,10 +51,13 @@ class RolloutGroup:
         """
         options = device.ray_options()
         options["runtime_env"] = {"env_vars": {**options["runtime_env"]["env_vars"], **ENVIRONMENT}}
-        actor = ray.remote(RolloutWorker).options(**options)
+        remote: Any = ray.remote(concurrency_groups={CONTROL: 1})  # pyright: ignore[reportCallIssue]
+        actor = remote(RolloutWorker).options(**options)
         path = model_path if model_path is not None else config.model.path
         group = cls(
-            handles=[actor.remote(config, device, path) for _ in range(config.rollout.num_workers)], config=config
+            handles=[actor.remote(config, device, path) for _ in range(config.rollout.num_workers)],
+            config=config,
+            routing=choose_routing(config.rollout.routing, device),
         )
         try:
             group.wait(group.call_all("start"), "starting", timeout_seconds=config.cluster.start_timeout_seconds)
@@ -73,41 +85,93 @@ class RolloutGroup:
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
     ) -> Iterator[tuple[int, tuple[Trajectory, ...]]]:
-        """Yield (index of the request, its trajectories) as requests finish.
-
-        The same requests on the same weights give the same tokens and log-probs, whatever came before.
-
-        Raises:
-            TimeoutError: nothing finished for ``run.worker_timeout_seconds``; the message names the workers.
-            RuntimeError: a worker died.
-        """
-        shares = assign(requests, sampling, self.num_workers)
-        streams: dict[Any, int] = {
-            handle.generate.options(num_returns="streaming").remote(
-                [(index, requests[index]) for index in share], sampling
-            ): worker
-            for worker, (handle, share) in enumerate(zip(self.handles, shares, strict=True))
-            if share
-        }
-        while streams:
-            ready: list[Any]
-            ready, _ = ray.wait(list(streams), num_returns=1, timeout=self.timeout_seconds)
-            if not ready:
-                raise TimeoutError(self._late(sorted(streams.values()), "generating", self.timeout_seconds))
-            stream = ready[0]
-            try:
-                yield from self.result(next(stream), streams[stream], "generating")
-            except StopIteration:
-                del streams[stream]
+        """Yield (index of the request, its trajectories) as requests finish; ``stream``, grouped by request."""
+        responses: dict[int, dict[int, Trajectory]] = {}
+        for index, sample, trajectory in self.stream(requests, sampling):
+            samples = responses.setdefault(index, {})
+            samples[sample] = trajectory
+            if len(samples) == requests[index].num_samples:
+                yield index, tuple(trajectory for _, trajectory in sorted(responses.pop(index).items()))
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
     ) -> Iterator[tuple[int, int, Trajectory]]:
-        """Yield (index of the request, sample, trajectory) as responses end."""
-        assert enough is None, "partial rollouts come with the streaming worker"
-        for index, trajectories in self.generate(requests, sampling):
-            for sample, trajectory in enumerate(trajectories):
-                yield index, sample, trajectory
+        """Yield (index of the request, sample, trajectory) as responses end, each once.
+
+        Where ``routing`` is static, the same requests on the same weights give the same tokens and log-probs to the
+        last bit, whatever came before; where it is dynamic, the same tokens and nearly the same log-probs.
+
+        Args:
+            enough: once so many responses have ended, the others are interrupted: they come as ``unfinished``, with
+                what they have so far. Which ones depends on timing.
+
+        Raises:
+            TimeoutError: nothing ended for ``run.worker_timeout_seconds``; the message names the workers.
+            WorkerDied: a worker's process is gone.
+            RuntimeError: a worker failed.
+        """
+        check_requests(requests)
+        route, call = self._route(requests, sampling), uuid.uuid4().hex
+        shared = ray.put(list(requests))  # workers fetch the prompts once; jobs are two numbers
+        streams: dict[Any, int] = {}
+        for worker, jobs in enumerate(route.hand_out()):
+            if jobs:
+                method = self.handles[worker].generate.options(num_returns="streaming")
+                streams[method.remote(call, shared, sampling, jobs, more=route.has_waiting)] = worker
+        num_ended, stopped = 0, False
+        try:
+            while streams:
+                worker, responses = self._next_responses(streams)
+                num_ended += sum(response.finish != "unfinished" for response in responses)
+                withdrawn: list[Job] = []
+                if enough is not None and num_ended >= enough and not stopped:
+                    stopped = True
+                    withdrawn = route.withdraw()
+                    self._tell(streams.values(), News(call=call, stop=True))
+                elif route.has_waiting:
+                    for response in responses:
+                        route.ended(worker, response.job)
+                    self._hand_on(route, call, streams.values())
+                for response in responses:
+                    index, sample = response.job
+                    yield index, sample, complete(requests[index], response)
+                for index, sample in withdrawn:
+                    yield index, sample, not_begun(requests[index])
+        finally:  # also where the caller stops listening
+            if not stopped:
+                self._tell(streams.values(), News(call=call, stop=True))
+
+    def _route(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Route:
+        if self.routing == "static":
+            return StaticRoute(requests, sampling, self.num_workers)
+        capacity = engine_capacity(self.config.rollout.max_concurrent_sequences)
+        return DynamicRoute(requests, sampling, self.num_workers, capacity=capacity)
+
+    def _next_responses(self, streams: dict[Any, int]) -> tuple[int, list[Response]]:
+        """A worker and responses of it that ended; a stream that is through is dropped, and gives none."""
+        ready: list[Any]
+        ready, _ = ray.wait(list(streams), num_returns=1, timeout=self.timeout_seconds)
+        if not ready:
+            raise TimeoutError(self._late(sorted(streams.values()), "generating", self.timeout_seconds))
+        worker = streams[ready[0]]
+        try:
+            reference = next(ready[0])
+        except StopIteration:
+            del streams[ready[0]]
+            return worker, []
+        return worker, self.result(reference, worker, "generating")
+
+    def _hand_on(self, route: Route, call: str, workers: Iterable[int]) -> None:
+        """Give the workers what they have room for; once nothing waits any more, all hear that this was all."""
+        shares = route.hand_out()
+        for worker in workers:
+            if shares[worker] or not route.has_waiting:
+                self._tell([worker], News(call=call, jobs=shares[worker], more=route.has_waiting))
+
+    def _tell(self, workers: Iterable[int], news: News) -> None:
+        # Nobody waits for the answer: should a worker be gone, its stream says so.
+        for worker in workers:
+            self.handles[worker].tell.options(concurrency_group=CONTROL).remote(news)
 
     def call_all(self, method: str, *arguments: Any) -> list[ray.ObjectRef[Any]]:
         """Command every worker; ``wait`` for what this returns."""
@@ -162,7 +226,7 @@ class RolloutGroup:
                 raise ValueError(f"{self._name(number)}: {error.cause}") from error
             raise RuntimeError(f"{self._name(number)} failed while {doing}: {error.cause!r}") from error
         except (ActorDiedError, RayActorError) as error:
-            raise RuntimeError(
+            raise WorkerDied(
                 f"{self._name(number)} died while {doing}: {error} Most often the machine ran out of memory: lower "
                 "rollout.kv_cache_gib or rollout.num_workers."
             ) from error
@@ -179,18 +243,25 @@ class RolloutGroup:
         return f"rollout worker {number}" if number < count else f"learner rank {number - count}"
 
 
-def assign(requests: Sequence[GenerationRequest], sampling: Sampling, num_workers: int) -> list[list[int]]:
-    """Request indices of each worker, in order, so that their loads are near each other.
+def check_requests(requests: Sequence[GenerationRequest]) -> None:
+    """Assert what ``GenerationRequest`` promises of those that go on with a response."""
+    continued = [request for request in requests if request.continues is not None]
+    for request in continued:
+        before = request.continues
+        assert before is not None and before.finish == "unfinished", "only what was interrupted can go on"
+        assert request.num_samples == 1, "a response goes on as one"
+        assert np.array_equal(before.prompt_ids, request.prompt_ids), "a response goes on after its own prompt"
+    seeds = {request.seed for request in continued}
+    assert len(seeds) == len(continued), "responses that go on with one seed may draw the same numbers"
 
-    The load of a request is its tokens at most, prompts once and budgets once per sample. The heaviest request goes
-    first, each to the worker with the least so far; ties go to the lower number, so that the same requests are always
-    spread alike.
-    """
-    loads = [len(request.prompt_ids) + request.num_samples * sampling.max_response_tokens for request in requests]
-    totals = [0] * num_workers
-    shares: list[list[int]] = [[] for _ in range(num_workers)]
-    for index in sorted(range(len(requests)), key=lambda index: -loads[index]):
-        worker = totals.index(min(totals))
-        totals[worker] += loads[index]
-        shares[worker].append(index)
-    return [sorted(share) for share in shares]
+
+def engine_capacity(max_concurrent_sequences: int) -> int:
+    """Responses that an engine holds under dynamic routing: those it can run, and a few for when one of them ends."""
+    return max_concurrent_sequences + max(1, int(max_concurrent_sequences * QUEUED_SHARE))
+
+
+def choose_routing(wanted: Literal["auto", "static", "dynamic"], device: Device) -> Routing:
+    """The routing behind ``rollout.routing``: auto is static on CPUs, for runs that repeat, and dynamic on GPUs."""
+    if wanted != "auto":
+        return wanted
+    return "static" if device.kind == "cpu" else "dynamic"

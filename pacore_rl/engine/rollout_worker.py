@@ -1,31 +1,30 @@
 """One inference engine in one process: vLLM, stepped by the worker that owns it.
 
-The engine runs in this process and only moves when ``generate`` steps it. So requests always meet the scheduler in the
-order in which they were given, all before the first step: what a batch holds never depends on timing, and neither do
-the floating-point sums in it. (vLLM's ``AsyncLLM`` puts the engine into a second process that steps whenever something
-has arrived; on one core it also generates half as many tokens a second.)
+The engine runs in this process and only moves when ``generate`` steps it. So jobs that are given at once meet the
+scheduler in their order, all before the first step: what a batch holds never depends on timing, and neither do the
+floating-point sums in it. Jobs that follow while it generates, and word to stop, wait in an inbox for the end of the
+current step: one thread steps the engine, another one fills the inbox. (vLLM's ``AsyncLLM`` puts the engine into a
+second process that steps whenever something has arrived; on one core it also generates half as many tokens a second.)
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
+import queue
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pacore_rl.config import Config
 from pacore_rl.engine import vllm_plugin
+from pacore_rl.engine.generation import Generation, Response, forget_prefixes
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.routing import Job
 from pacore_rl.engine.weight_sync import choose_backend, vllm_backend
-from pacore_rl.types import Finish, GenerationRequest, Sampling, Trajectory
+from pacore_rl.types import GenerationRequest, Sampling
 
 if TYPE_CHECKING:
-    from vllm.outputs import RequestOutput
-    from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.llm_engine import LLMEngine
 
 ENVIRONMENT: Mapping[str, str] = {
@@ -42,8 +41,20 @@ the default of 128 the samples of one short prompt share nothing: half the speed
 CPU_STEP_TOKENS = 16_384
 """Tokens of one engine step on CPUs, at least."""
 
-Finished = list[tuple[int, tuple[Trajectory, ...]]]
-"""(index of a request, its trajectories), of the requests that one engine step finished."""
+CONTROL = "control"
+"""Ray's concurrency group of ``tell``: a thread beside the one that runs all other methods, and so steps the engine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What the controller tells a worker while it generates."""
+
+    call: str
+    jobs: Sequence[Job] = ()
+    more: bool = False
+    """Whether further jobs may follow."""
+    stop: bool = False
+    """Interrupt what is under way and end the call."""
 
 
 class RolloutWorker:
@@ -57,6 +68,7 @@ class RolloutWorker:
         self._model_path = model_path
         self._weight_version = 0
         self._context_window_tokens = config.model.context_window_tokens
+        self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Load the model and start the engine; seconds on CPUs, minutes for a large model.
@@ -89,32 +101,70 @@ class RolloutWorker:
         gc.collect()
         gc.freeze()
 
-    def generate(self, requests: Sequence[tuple[int, GenerationRequest]], sampling: Sampling) -> Iterator[Finished]:
-        """Generate for (index, request) pairs and yield those that finish, a list an engine step.
+    def generate(
+        self,
+        call: str,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        jobs: Sequence[Job],
+        *,
+        more: bool,
+    ) -> Iterator[list[Response]]:
+        """Generate jobs and yield the responses that end, a list an engine step.
 
-        A request that the engine refuses comes back as ``failed`` and leaves the others alone.
+        One that the engine refuses comes back as ``failed`` and leaves the others alone.
+
+        Args:
+            call: a name that ``tell`` repeats: what is told of another call is dropped.
+            requests: of the whole call; jobs name them by index.
+            more: go on for jobs that ``tell`` brings, until it says that there are no more.
+
+        Raises:
+            TimeoutError: there was nothing to do and nothing was told for ``run.worker_timeout_seconds``.
         """
-        from vllm.outputs import RequestOutput
-
         # What earlier calls left in the cache would change which tokens are computed together, and so the last digits.
-        self._engine.reset_prefix_cache()
-        by_id = {str(index): request for index, request in requests}
-        assert len(by_id) == len(requests), "request indices must differ"
-        refused: Finished = []
-        for index, request in requests:
-            finish = self._submit(str(index), request, sampling)
-            if finish is not None:
-                refused.append((index, self._without_tokens(request, finish)))
-        if refused:
-            yield refused
-        while self._engine.has_unfinished_requests():
-            outputs = [output for output in self._engine.step() if output.finished]
-            if outputs:
-                yield [
-                    (int(output.request_id), self._trajectories(by_id[output.request_id], output))
-                    for output in outputs
-                    if isinstance(output, RequestOutput)
-                ]
+        forget_prefixes(self._engine)
+        generation = Generation(
+            self._engine,
+            self._tokenizer,
+            requests,
+            sampling,
+            context_window_tokens=self._context_window_tokens,
+            weight_version=self._weight_version,
+        )
+        ended = generation.submit(jobs)
+        while True:
+            for news in self._news(call, wait=more and not generation.busy and not ended):
+                if news.stop:
+                    yield ended + generation.interrupt()
+                    return
+                ended += generation.submit(news.jobs)
+                more = news.more
+            if generation.busy:
+                ended += generation.step()
+            if ended:
+                yield ended
+                ended = []
+            if not more and not generation.busy:
+                return
+
+    def tell(self, news: News) -> None:
+        """Leave word for the ``generate`` that is running; it reads it between two engine steps. Runs beside it."""
+        self._inbox.put(news)
+
+    def _news(self, call: str, *, wait: bool) -> Iterator[News]:
+        """What was told of a call so far; with ``wait``, at least one."""
+        while wait or not self._inbox.empty():
+            try:
+                news = self._inbox.get(timeout=self._config.run.worker_timeout_seconds)
+            except queue.Empty:
+                raise TimeoutError(
+                    f"an idle engine heard nothing for {self._config.run.worker_timeout_seconds:.0f} s "
+                    "(run.worker_timeout_seconds), although more responses were announced."
+                ) from None
+            if news.call == call:
+                wait = False
+                yield news
 
     def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the group that carries weights; blocks until all members came."""
@@ -181,88 +231,6 @@ class RolloutWorker:
 
     def _backend(self) -> Any:
         return choose_backend(self._config.rollout.weight_transfer, self._device)
-
-    def _submit(self, request_id: str, request: GenerationRequest, sampling: Sampling) -> Finish | None:
-        """Queue a request at the engine; or say how it ended if it never got there."""
-        from vllm.exceptions import VLLMClientError
-        from vllm.inputs.engine import tokens_input
-
-        room = self._context_window_tokens - len(request.prompt_ids)
-        if room <= 0:
-            return "overflow"
-        params = self._sampling_params(request, sampling, max_tokens=min(room, sampling.max_response_tokens))
-        try:
-            self._engine.add_request(request_id, tokens_input(request.prompt_ids.tolist()), params)
-        except (VLLMClientError, ValueError):
-            return "failed"
-        return None
-
-    def _sampling_params(self, request: GenerationRequest, sampling: Sampling, *, max_tokens: int) -> SamplingParams:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-        return SamplingParams(
-            n=request.num_samples,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=stream_seed(request.seed),
-            max_tokens=max_tokens,
-            logprobs=0,  # of the chosen token only
-            flat_logprobs=True,
-            detokenize=False,  # text is decoded once, at the end
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    def _trajectories(self, request: GenerationRequest, finished: RequestOutput) -> tuple[Trajectory, ...]:
-        outputs = finished.outputs
-        finishes: list[Finish] = [typed_finish(output.finish_reason, len(output.token_ids)) for output in outputs]
-        # A response that stopped ends in its stop token, which is no text.
-        texts = self._tokenizer.batch_decode(
-            [
-                output.token_ids[:-1] if finish in ("stopped", "empty") else output.token_ids
-                for output, finish in zip(outputs, finishes, strict=True)
-            ],
-            skip_special_tokens=True,
-        )
-        return tuple(
-            Trajectory(
-                prompt_ids=request.prompt_ids,
-                response_ids=np.asarray(output.token_ids, dtype=np.int32),
-                logprobs=np.asarray(output.logprobs.logprobs, dtype=np.float32),  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-                text=text,
-                finish=finish,
-                weight_versions=np.full(len(output.token_ids), self._weight_version, dtype=np.int32),
-            )
-            for output, text, finish in zip(outputs, texts, finishes, strict=True)
-        )
-
-    def _without_tokens(self, request: GenerationRequest, finish: Finish) -> tuple[Trajectory, ...]:
-        nothing = Trajectory(
-            prompt_ids=request.prompt_ids,
-            response_ids=np.empty(0, dtype=np.int32),
-            logprobs=np.empty(0, dtype=np.float32),
-            text="",
-            finish=finish,
-            weight_versions=np.empty(0, dtype=np.int32),
-        )
-        return (nothing,) * request.num_samples
-
-
-def typed_finish(reason: str | None, num_tokens: int) -> Finish:
-    """How a generation ended, from vLLM's finish reason and the number of response tokens, stop token included."""
-    if reason == "length":
-        return "truncated"
-    if reason == "stop":
-        return "stopped" if num_tokens > 1 else "empty"
-    return "failed"
-
-
-def stream_seed(seed: int) -> int:
-    """The engine's seed for a request's first sample, in [0, 2**62); vLLM adds i for sample i.
-
-    Spread by a hash: with plain seeds, sample 1 of seed 7 would be sample 0 of seed 8.
-    """
-    digest = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 2
 
 
 def check_model_folder(path: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pacore_rl.config import Config
+from pacore_rl.engine.errors import WorkerDied
+from pacore_rl.engine.generation import Response, sample_seed, stream_seed, typed_finish
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.rollout import RolloutGroup, assign
-from pacore_rl.engine.rollout_worker import check_model_folder, stream_seed, typed_finish
+from pacore_rl.engine.rollout import RolloutGroup
+from pacore_rl.engine.rollout_worker import CPU_BLOCK_TOKENS, check_model_folder
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 CONTEXT_TOKENS = 128
@@ -64,6 +70,12 @@ def generate(
     return [finished[index] for index in range(len(requests))]
 
 
+def dynamic(group: RolloutGroup, *, max_concurrent_sequences: int) -> RolloutGroup:
+    """The same engines, given their responses one by one, so many at a time."""
+    rollout = group.config.rollout.model_copy(update={"max_concurrent_sequences": max_concurrent_sequences})
+    return replace(group, config=group.config.model_copy(update={"rollout": rollout}), routing="dynamic")
+
+
 def same(left: list[tuple[Trajectory, ...]], right: list[tuple[Trajectory, ...]]) -> bool:
     return all(
         np.array_equal(a.response_ids, b.response_ids) and np.array_equal(a.logprobs, b.logprobs)
@@ -90,6 +102,55 @@ def test_samples_of_a_request_and_of_neighbouring_seeds_differ(group: RolloutGro
     trajectories = generate(group, requests, Sampling(max_response_tokens=20))
     responses = {tuple(t.response_ids.tolist()) for many in trajectories for t in many}
     assert len(responses) == 8
+
+
+def test_responses_come_as_they_end_and_each_once(group: RolloutGroup) -> None:
+    requests = [request(0, num_tokens=40), request(1, num_tokens=CONTEXT_TOKENS - 2, num_samples=3), request(2)]
+    arrived = list(group.stream(requests, Sampling(max_response_tokens=40)))
+    assert sorted((index, sample) for index, sample, _ in arrived) == [
+        (index, sample) for index, many in enumerate(requests) for sample in range(many.num_samples)
+    ]
+    # Those with room for two tokens are there before those with 40 that share their engine.
+    ends = {index: place for place, (index, _, _) in enumerate(arrived)}
+    assert ends[1] < max(ends[0], ends[2])
+    grouped = generate(group, requests, Sampling(max_response_tokens=40))
+    responses = {(index, sample): trajectory for index, sample, trajectory in arrived}
+    assert same(grouped, [tuple(responses[index, s] for s in range(len(many))) for index, many in enumerate(grouped)])
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_responses(group: RolloutGroup) -> None:
+    prompt = request(5, num_tokens=3 * CPU_BLOCK_TOKENS + 1, num_samples=64)
+    jobs = [(0, sample) for sample in range(64)]
+    method = group.handles[0].generate.options(num_returns="streaming")
+    stream = method.remote("test", [prompt], Sampling(max_response_tokens=2), jobs, more=False)
+    responses: list[Response] = [response for reference in stream for response in ray.get(reference, timeout=60)]
+    assert sorted(response.job for response in responses) == jobs
+    # Whole blocks are shared; the token after them is each response's own.
+    assert sorted(response.num_cached_tokens for response in responses) == [0] + [3 * CPU_BLOCK_TOKENS] * 63
+
+
+def test_dynamic_routing_gives_the_same_tokens(group: RolloutGroup) -> None:
+    # From 2 tokens of room to 60, eleven responses to a problem: engines run out of work at different times.
+    requests = [
+        request(seed, num_tokens=CONTEXT_TOKENS - room, num_samples=11) for seed, room in enumerate((60, 2, 30))
+    ]
+    sampling = Sampling(max_response_tokens=60)
+    static = generate(group, requests, sampling)
+    arrived = list(dynamic(group, max_concurrent_sequences=4).stream(requests, sampling))
+    assert len(arrived) == len({(index, sample) for index, sample, _ in arrived}) == 33
+    for index, sample, trajectory in arrived:
+        np.testing.assert_array_equal(trajectory.response_ids, static[index][sample].response_ids)
+        np.testing.assert_allclose(trajectory.logprobs, static[index][sample].logprobs, atol=1e-5)
+
+
+def test_a_caller_that_stops_listening_stops_the_engines(group: RolloutGroup) -> None:
+    requests = [request(seed, num_tokens=20, num_samples=32) for seed in range(4)]
+    for view in (group, dynamic(group, max_concurrent_sequences=4)):
+        stream = view.stream(requests, Sampling(max_response_tokens=100))
+        next(stream)
+        stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+    (trajectories,) = generate(group, [request(3)], Sampling(max_response_tokens=4))
+    assert all(len(trajectory.response_ids) > 0 for trajectory in trajectories)
 
 
 def test_log_probs_are_those_of_a_plain_forward_pass(group: RolloutGroup, tiny_model_dir: Path) -> None:
@@ -136,17 +197,6 @@ def test_a_response_that_stops_keeps_its_stop_token_and_leaves_it_out_of_the_tex
         assert "<|im_end|>" not in trajectory.text
 
 
-def test_loads_are_balanced_and_always_alike() -> None:
-    requests = [request(index, num_tokens=10 + index, num_samples=1 + index % 3) for index in range(12)]
-    sampling = Sampling(max_response_tokens=50)
-    shares = assign(requests, sampling, 3)
-    assert shares == assign(requests, sampling, 3)
-    assert sorted(index for share in shares for index in share) == list(range(12))
-    loads = [sum(10 + i + (1 + i % 3) * 50 for i in share) for share in shares]
-    assert max(loads) - min(loads) <= 160  # one request at most
-    assert assign(requests[:1], sampling, 3) == [[0], [], []]
-
-
 def test_vllm_finish_reasons() -> None:
     assert typed_finish("stop", 5) == "stopped"
     assert typed_finish("stop", 1) == "empty"
@@ -158,6 +208,12 @@ def test_stream_seeds_of_neighbours_are_far_apart() -> None:
     seeds = sorted(stream_seed(seed) for seed in range(1000))
     assert min(np.diff(seeds)) > 10_000
     assert 0 <= seeds[0] and seeds[-1] < 2**62
+
+
+def test_seeds_of_samples_are_vllms_and_a_continued_part_has_its_own() -> None:
+    assert [sample_seed(7, sample, 0) for sample in range(3)] == [stream_seed(7) + sample for sample in range(3)]
+    assert len({sample_seed(7, 0, position) for position in range(100)}) == 100
+    assert sample_seed(7, 0, 5) == sample_seed(7, 0, 5)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -177,3 +233,14 @@ def test_an_engine_without_room_says_what_to_change(group: RolloutGroup, tiny_mo
     )
     with pytest.raises(ValueError, match=r"rollout worker 0: vLLM does not start .*kv_cache_gib=1e-05"):
         RolloutGroup.start(small, CPU)
+
+
+def test_an_engine_that_dies_is_named_with_what_to_do(group: RolloutGroup) -> None:
+    """The last test of this file: it costs an engine."""
+    pid: Any = ray.get(group.handles[1].__ray_call__.remote(lambda _: os.getpid()), timeout=60)
+    requests = [request(seed, num_tokens=20, num_samples=64) for seed in range(8)]
+    stream = group.stream(requests, Sampling(max_response_tokens=100))
+    next(stream)
+    os.kill(pid, signal.SIGKILL)  # as the kernel does when memory runs out
+    with pytest.raises(WorkerDied, match=r"rollout worker 1 died while generating: .*lower rollout.kv_cache_gib"):
+        list(stream)
