@@ -12,87 +12,117 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import ray
+import torch
 from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
+from pacore_rl.engine.address import resolve_address
+from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
-from pacore_rl.engine.placement import Device, choose_device
+from pacore_rl.engine.placement import Device, Placement, choose_kind, take_seats
+from pacore_rl.engine.placement_plan import PlacementPlan, check_fits, make_plan
 from pacore_rl.engine.rollout import RolloutGroup
+from pacore_rl.engine.turns import GuardedGenerator, RayHardware, Turns
+from pacore_rl.interfaces import StreamingGenerator
 
 logger = logging.getLogger(__name__)
 
 Workers = Literal["rollout", "all"]
 
+RESERVE_SECONDS = 60.0
+"""A cluster that has the hardware, but gives it to others for this long, is too busy for the run."""
+
 
 @contextmanager
-def ray_cluster(config: Config, device: Device, *, num_workers: int) -> Iterator[None]:
+def ray_cluster(config: Config, *, learners: bool) -> Iterator[PlacementPlan]:
     """Join the cluster of ``cluster.address``, or start a private one here and stop it on the way out.
 
-    A private cluster offers one logical CPU a worker, however few the cores are: workers share them.
+    Yields what the run will reserve there. A private cluster offers a logical CPU to each worker, however few the cores
+    are: workers share them.
+
+    Raises:
+        ValueError: there is no cluster at the address, or too little hardware for the run.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     on_terminate = signal.getsignal(signal.SIGTERM)
+    plan = None
     if config.cluster.address is None:
-        ray.init(
-            address="local",
-            namespace=f"pacore-{uuid.uuid4().hex[:8]}",
-            num_cpus=max(num_workers + 1, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=512 * 1024**2 if device.kind == "cpu" else None,
-        )
+        plan = _start_private(config, learners=learners)
     else:
-        ray.init(address=config.cluster.address, namespace=f"pacore-{config.run.name}", log_to_driver=False)
+        address = resolve_address(config.cluster.address)
+        ray.init(address=address, namespace=f"pacore-{config.run.name}", log_to_driver=False)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler ends the process where it stands; ours unwinds, so that nothing is left half-done.
         signal.signal(signal.SIGTERM, on_terminate)
     try:
-        yield
+        yield plan if plan is not None else plan_on_cluster(config, learners=learners)
     finally:
         ray.shutdown()
 
 
-def worker_counts(config: Config, workers: Workers) -> dict[str, int]:
-    """Worker processes by kind."""
-    rollout = {"rollout": config.rollout.num_workers}
-    return (
-        rollout
-        if workers == "rollout"
-        else rollout
-        | {
-            "actor": config.actor.num_ranks,
-            "critic": config.critic.num_ranks,
-        }
-    )
-
-
-def reserve(config: Config, device: Device, counts: dict[str, int]) -> PlacementGroup:
-    """One bundle of the hardware per worker, all or nothing.
+def plan_on_cluster(config: Config, *, learners: bool) -> PlacementPlan:
+    """The plan of a run on the cluster that was joined.
 
     Raises:
-        ValueError: the cluster cannot hold all of them.
+        ValueError: too little hardware for the run.
     """
-    total = sum(counts.values())
-    bundle = {"CPU": 1.0} | ({"GPU": 1.0} if device.kind == "cuda" else {})
-    group = placement_group([bundle] * total, strategy="PACK")
+    nodes = {
+        f"node {node['NodeManagerAddress']} ({node['NodeID'][:6]})": node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    num_gpus = int(sum(resources.get("GPU", 0.0) for resources in nodes.values()))
+    plan = make_plan(
+        config, kind=choose_kind(config, num_gpus=num_gpus, where="the cluster that was joined"), learners=learners
+    )
+    check_fits(plan, nodes)
+    return plan
+
+
+def _start_private(config: Config, *, learners: bool) -> PlacementPlan:
+    num_gpus = torch.cuda.device_count()
+    plan = make_plan(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
+    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1, os.cpu_count() or 1)
+    check_fits(plan, {"this machine": {"CPU": num_cpus, "GPU": num_gpus}})
+    ray.init(
+        address="local",
+        namespace=f"pacore-{uuid.uuid4().hex[:8]}",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=512 * 1024**2 if plan.kind == "cpu" else None,
+    )
+    return plan
+
+
+@contextmanager
+def reserve(plan: PlacementPlan, *, timeout_seconds: float = RESERVE_SECONDS) -> Iterator[Placement]:
+    """Hold one bundle of the hardware per slot, all or nothing, for the length of a ``with`` block.
+
+    Raises:
+        ValueError: the cluster has it, but not to give.
+    """
+    group = placement_group([plan.bundle] * plan.num_slots, strategy="PACK")
     try:
-        ray.get(group.ready(), timeout=min(60.0, config.cluster.start_timeout_seconds))
-    except GetTimeoutError as error:
+        try:
+            ray.get(group.ready(), timeout=timeout_seconds)
+        except GetTimeoutError as error:
+            free = {name: ray.available_resources().get(name, 0.0) for name in plan.bundle}
+            raise ValueError(
+                f"This run wants {plan.arithmetic()}, {plan.bundle} for each. The cluster has them, but in "
+                f"{timeout_seconds:.0f} s only {free} were free: others use the rest. Wait for them, or lower these "
+                "settings."
+            ) from error
+        yield Placement(group=group, plan=plan, seats=take_seats(plan, group))
+    finally:
         remove_placement_group(group)
-        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        raise ValueError(
-            f"{total} workers ({kinds}) need {bundle} each; the cluster offers {ray.available_resources()}. "
-            "Lower rollout.num_workers, actor.num_ranks or critic.num_ranks, or join a larger cluster with "
-            "cluster.address."
-        ) from error
-    return group
 
 
 @dataclass(slots=True)
@@ -100,8 +130,14 @@ class RayEngine:
     """Rollout workers on vLLM, and, unless it was opened for inference only, DeepSpeed learners beside them."""
 
     config: Config
-    generator: RolloutGroup
+    rollout: RolloutGroup
     learners: tuple[ActorGroup, CriticGroup] | None
+    turns: Turns | None = None
+    """Who has the hardware; None where each has its own."""
+
+    @property
+    def generator(self) -> StreamingGenerator:
+        return self.rollout if self.turns is None else GuardedGenerator(group=self.rollout, turns=self.turns)
 
     @property
     def actor(self) -> ActorGroup:
@@ -114,15 +150,20 @@ class RayEngine:
         return self.learners[1]
 
     def turn_to(self, work: Literal["generation", "learning"]) -> None:
-        """Each has its own hardware, so there is nothing to hand over."""
+        """Give the hardware to generation or to learning; nothing to do where each has its own."""
+        if self.turns is not None:
+            self.turns.turn_to(work)
 
     def sync_weights(self, version: int) -> None:
         """Send the actor's weights to every rollout worker, which from then on reports ``version``."""
-        weight_sync.sync(self.generator, self.actor.handles, version)
+        if self.turns is not None:
+            self.turns.sync(version)
+        else:
+            weight_sync.sync(self.rollout, self.actor.handles, version)
 
     def close(self) -> None:
         """Stop every worker of this engine. Safe to call twice."""
-        for group in (self.generator, *(self.learners or ())):
+        for group in (self.rollout, *(self.learners or ())):
             group.close()
 
 
@@ -133,26 +174,52 @@ def open_engine(config: Config, *, workers: Workers = "all", model_path: str | N
     Args:
         workers: ``rollout`` leaves the learners out (pools, curation, evaluation).
         model_path: weights to serve instead of ``model.path``.
+
+    Raises:
+        ValueError: what the configuration asks for is not there, or engine and trainer disagree about the model.
     """
-    device = choose_device(config)
-    counts = worker_counts(config, workers)
-    with ray_cluster(config, device, num_workers=sum(counts.values())):
-        group = reserve(config, device, counts)
-        placed = replace(device, placement=group)
+    with ray_cluster(config, learners=workers == "all") as plan, reserve(plan) as placement:
+        device = Device(kind=plan.kind, cpu_threads=config.cluster.cpu_threads_per_worker, placement=placement)
         started: list[RolloutGroup | ActorGroup | CriticGroup] = []
         try:
-            learners = None
-            if workers == "all":
-                learners = (start_actor(config, placed), start_critic(config, placed))
-                started.extend(learners)
-            generator = RolloutGroup.start(config, placed, model_path)
-            started.append(generator)
-            if learners is not None:
-                for learner in learners:
-                    learner.wait_ready()
-                weight_sync.connect(generator, learners[0].handles, device=device)
-            yield RayEngine(config=config, generator=generator, learners=learners)
+            if workers == "rollout":
+                rollout = RolloutGroup.start(config, device, model_path)
+                started.append(rollout)
+                yield RayEngine(config=config, rollout=rollout, learners=None)
+            else:
+                engine = _start_all(config, device, model_path, started)
+                check_agreement(engine, config, device.dtype(config.model.dtype))
+                yield engine
         finally:
-            for worker_group in started:
-                worker_group.close()
-            remove_placement_group(group)
+            for group in started:
+                group.close()
+
+
+def _start_all(
+    config: Config,
+    device: Device,
+    model_path: str | None,
+    started: list[RolloutGroup | ActorGroup | CriticGroup],
+) -> RayEngine:
+    """Engines and learners, connected. Each group is in ``started`` from its first process on."""
+    weight_sync.choose_backend(config.rollout, device)  # refuses what cannot work before anything starts
+    colocated = device.placement is not None and device.placement.plan.colocated
+
+    def start_learners() -> tuple[ActorGroup, CriticGroup]:
+        learners = (start_actor(config, device), start_critic(config, device))
+        started.extend(learners)
+        return learners
+
+    # Separate: all load at once. Colocated: an engine measures the free memory of its GPU and takes its share, so it
+    # comes first, and sleeps while the learners load.
+    learners = None if colocated else start_learners()
+    rollout = RolloutGroup.start(config, device, model_path)
+    started.append(rollout)
+    if learners is None:
+        rollout.wait(rollout.call_all("sleep"), "going to sleep")
+        learners = start_learners()
+    for learner in learners:
+        learner.wait_ready()
+    weight_sync.connect(rollout, learners[0].handles, device=device)
+    turns = Turns(RayHardware(config=config, rollout=rollout, learners=learners)) if colocated else None
+    return RayEngine(config=config, rollout=rollout, learners=learners, turns=turns)

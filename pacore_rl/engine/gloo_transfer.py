@@ -8,7 +8,8 @@ parameters into the same buffers, so only bytes are sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import ClassVar, Self
@@ -31,9 +32,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from pacore_rl.engine.vllm_plugin import GLOO_BACKEND
-
-BUFFER_BYTES = 128 * 1024**2
-"""A buffer is sent once it holds at least this much; the sender holds one, a worker those of a layer half loaded."""
+from pacore_rl.engine.weight_source import buckets
 
 SENDER = 0
 
@@ -44,11 +43,10 @@ class GlooInitInfo(WeightTransferInitInfo):
 
     store_host: str
     store_port: int
-    rank: int
-    """Of this worker; the sender is 0."""
+    rank_offset: int
+    """Rank of the first process of this engine; the sender is 0."""
     world_size: int
-    own_address: str
-    """The address on which this process listens."""
+    bucket_bytes: int
     timeout_seconds: float
 
 
@@ -61,7 +59,8 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     store_host: str
     store_port: int
     world_size: int
-    own_address: str
+    bucket_bytes: int
+    """Parameters travel in buffers of at most this much; a larger one goes alone."""
     timeout_seconds: float
 
 
@@ -74,7 +73,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
     shapes: list[list[int]]
 
 
-def join_group(info: GlooInitInfo | GlooTrainerInitInfo) -> ProcessGroupGloo:
+def join_group(info: GlooInitInfo | GlooTrainerInitInfo, *, rank: int) -> ProcessGroupGloo:
     """Meet the other processes at the store and connect to them; a group apart from torch's global one.
 
     Raises:
@@ -84,9 +83,20 @@ def join_group(info: GlooInitInfo | GlooTrainerInitInfo) -> ProcessGroupGloo:
     store = TCPStore(info.store_host, info.store_port, is_master=False, timeout=timeout)
     options = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue] (missing in torch's stubs)
     # Not the host's name: it need not resolve, or may resolve to an interface that others cannot reach.
-    options._devices = [ProcessGroupGloo.create_device(hostname=info.own_address)]
+    address = own_address_towards(info.store_host, info.store_port)
+    options._devices = [ProcessGroupGloo.create_device(hostname=address)]
     options._timeout = timeout
-    return ProcessGroupGloo(PrefixStore("weights", store), info.rank, info.world_size, options)
+    return ProcessGroupGloo(PrefixStore("weights", store), rank, info.world_size, options)
+
+
+def own_address_towards(host: str, port: int) -> str:
+    """The address of this machine that a packet to ``host`` would leave from: the one that host can answer to.
+
+    Asks the system's routing table; nothing is sent.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        return probe.getsockname()[0]
 
 
 def broadcast(group: ProcessGroupGloo, buffer: torch.Tensor) -> None:
@@ -101,20 +111,6 @@ def broadcast(group: ProcessGroupGloo, buffer: torch.Tensor) -> None:
     group.broadcast([buffer], options).wait()  # pyright: ignore[reportAttributeAccessIssue] (missing in torch's stubs)
 
 
-def buffers(parameters: Sequence[ParamMeta]) -> Iterator[list[ParamMeta]]:
-    """Cut the parameters into the lists that share a buffer: the one rule that both sides follow."""
-    pending: list[ParamMeta] = []
-    size = 0
-    for parameter in parameters:
-        pending.append(parameter)
-        size += num_bytes(parameter)
-        if size >= BUFFER_BYTES:
-            yield pending
-            pending, size = [], 0
-    if pending:
-        yield pending
-
-
 def num_bytes(parameter: ParamMeta) -> int:
     return math.prod(parameter.shape) * parameter.dtype.itemsize
 
@@ -125,9 +121,12 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
     _group: ProcessGroupGloo | None = None
+    _bucket_bytes: int = 0
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        self._group = join_group(init_info)
+        # Every process of a tensor- or pipeline-parallel engine receives everything, and loads its part.
+        self._group = join_group(init_info, rank=init_info.rank_offset + self.parallel_config.rank)
+        self._bucket_bytes = init_info.bucket_bytes
 
     def start_weight_update(self) -> None:
         # vLLM packs linear weights for the CPU's kernels and frees the originals. Only its layerwise reload brings back
@@ -140,7 +139,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             ParamMeta(name, getattr(torch, dtype), tuple(shape))
             for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
         ]
-        for chunk in buffers(parameters):
+        for chunk in buckets(parameters, num_bytes, self._bucket_bytes):
             sizes = [num_bytes(parameter) for parameter in chunk]
             buffer = torch.empty(sum(sizes), dtype=torch.uint8)
             broadcast(self._group, buffer)
@@ -179,6 +178,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
 
     init_info_cls = GlooTrainerInitInfo
     _group: ProcessGroupGloo | None = None
+    _bucket_bytes: int = 0
 
     @classmethod
     def trainer_init(
@@ -188,8 +188,10 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         if engine.is_sender:
             fields = asdict(init_info)
-            client.init_weight_transfer_engine({key: fields[key] for key in ("store_host", "store_port", "world_size")})
-            engine._group = join_group(init_info)
+            shared = ("store_host", "store_port", "world_size", "bucket_bytes", "timeout_seconds")
+            client.init_weight_transfer_engine({key: fields[key] for key in shared})
+            engine._group = join_group(init_info, rank=SENDER)
+            engine._bucket_bytes = init_info.bucket_bytes
         return engine
 
     def send_weights(self) -> None:
@@ -211,7 +213,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
                 )
             )
         )
-        for chunk in buffers(parameters):
+        for chunk in buckets(parameters, num_bytes, self._bucket_bytes):
             broadcast(self._group, torch.cat([_next_bytes(weights, parameter) for parameter in chunk]))
         # Past the last parameter a ZeRO-3 source still has a bucket to scatter, together with the other ranks.
         assert next(weights, None) is None, "the source yields more than its metadata declares"

@@ -41,7 +41,7 @@ class LearnerGroup:
         settings = config.actor if role == "actor" else config.critic
         worker: Any = ray.remote(LearnerWorker)
         handles = [
-            worker.options(**device.ray_options()).remote(
+            worker.options(**device.ray_options(role, rank)).remote(
                 role=role, rank=rank, config=config, device=replace(device, placement=None)
             )
             for rank in range(settings.num_ranks)

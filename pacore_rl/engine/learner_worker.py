@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.engine import state_offload
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.state_offload import Part
 from pacore_rl.ppo.batch import MicroBatch
 from pacore_rl.ppo.losses import policy_loss, value_loss
 from pacore_rl.types import Float32
@@ -175,6 +177,22 @@ class LearnerWorker:
         """Send the current weights to the inference engines."""
         assert self._sender is not None, "init_weight_sync comes first"
         self._sender.send()
+
+    def next_weights(self) -> dict[str, Any] | None:
+        """Pack the next buffer of weights for the engine on this GPU; None after the last."""
+        assert self._sender is not None, "init_weight_sync comes first"
+        return self._sender.next_chunk()
+
+    def offload(self, part: Part) -> int:
+        """Move a part of this rank's states to the host, for the engine on this GPU; optimizer steps so far."""
+        if self.device.kind == "cuda":
+            state_offload.offload(self.engine, self.settings, part)
+        return self.engine.global_steps
+
+    def reload(self) -> None:
+        """Move back what ``offload`` moved."""
+        if self.device.kind == "cuda":
+            state_offload.reload(self.engine, self.settings)
 
     def close(self) -> None:
         """Leave the process group, so that no rank waits for this one."""

@@ -10,22 +10,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ray
 import torch
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pacore_rl.config import Config
+from pacore_rl.engine.placement_plan import DeviceKind, PlacementPlan, Seats, Slot, seat
+
+WorkerKind = Literal["engine", "actor", "critic"]
+
+PROBE_SECONDS = 120.0
+"""Longest time for a task that asks a bundle which GPU it holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Reserved hardware and who sits where. It stays in the controller."""
+
+    group: PlacementGroup
+    plan: PlacementPlan
+    seats: Seats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """The kind of hardware that a run's workers compute on."""
 
-    kind: Literal["cpu", "cuda"]
+    kind: DeviceKind
     cpu_threads: int
     """Threads of one worker process."""
-    placement: PlacementGroup | None = None
-    """The reserved bundles that workers are put into; None lets Ray choose."""
+    placement: Placement | None = None
+    """What is reserved for the workers; None lets Ray choose."""
 
     @property
     def collective_backend(self) -> Literal["gloo", "nccl"]:
@@ -42,14 +58,32 @@ class Device:
             wanted = "bfloat16" if self.kind == "cuda" else "float32"
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted]
 
-    def ray_options(self, *, num_gpus: int = 1) -> dict[str, Any]:
-        """Options of ``ray.remote`` for one worker: its share of the hardware and a clean environment."""
-        options: dict[str, Any] = {"num_cpus": 1, "runtime_env": {"env_vars": dict(self.environment())}}
-        if self.kind == "cuda":
-            options["num_gpus"] = num_gpus
-        if self.placement is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(placement_group=self.placement)
-        return options
+    def ray_options(self, kind: WorkerKind = "actor", number: int = 0) -> dict[str, Any]:
+        """Options of ``ray.remote`` for one worker: its seat, its share of the hardware and a clean environment.
+
+        Args:
+            number: of the engine, or rank of the learner.
+        """
+        environment = dict(self.environment())
+        options: dict[str, Any] = {"num_cpus": 1, "runtime_env": {"env_vars": environment}}
+        if self.placement is None:
+            return options | ({"num_gpus": 1} if self.kind == "cuda" else {})
+        seats, plan = self.placement.seats, self.placement.plan
+        slots = seats.engines[number] if kind == "engine" else (getattr(seats, kind)[number],)
+        options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
+            placement_group=self.placement.group, placement_group_bundle_index=slots[0].bundle
+        )
+        if self.kind == "cpu":
+            return options
+        if kind != "engine":
+            return options | {"num_gpus": plan.learner_gpus}
+        # An engine's processes are vLLM's children, which Ray does not know. The engine's GPUs are those of its
+        # bundles, which nobody else can have; its actor claims none and is told their names.
+        environment |= {
+            "CUDA_VISIBLE_DEVICES": ",".join(slot.gpu for slot in slots),
+            "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+        }
+        return options | {"num_gpus": 0}
 
     def environment(self) -> Mapping[str, str]:
         """Environment variables of every worker process.
@@ -64,18 +98,53 @@ class Device:
         return shared | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
 
 
-def choose_device(config: Config) -> Device:
-    """The device that ``run.device`` asks for; auto takes GPUs where torch sees one.
+def choose_kind(config: Config, *, num_gpus: int, where: str) -> DeviceKind:
+    """What ``run.device`` asks for; auto takes GPUs where there are any.
+
+    Args:
+        num_gpus: of this machine, or of the cluster that was joined.
+        where: words for whose they are.
 
     Raises:
-        ValueError: cuda is asked for and torch sees no GPU.
+        ValueError: cuda is asked for and there is no GPU.
     """
     wanted = config.run.device
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+    if wanted == "cuda" and not num_gpus:
         raise ValueError(
-            "run.device=cuda, but torch sees no GPU on this machine; install the GPU lock on a machine with one, "
-            "or set run.device=cpu."
+            f"run.device=cuda, but {where} has no GPU that can be used; install the GPU lock on a machine with one, "
+            "join a cluster that has GPUs with cluster.address, or set run.device=cpu."
         )
-    kind: Literal["cpu", "cuda"] = "cuda" if wanted == "cuda" or (wanted == "auto" and available) else "cpu"
-    return Device(kind=kind, cpu_threads=config.cluster.cpu_threads_per_worker)
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and num_gpus) else "cpu"
+
+
+def take_seats(plan: PlacementPlan, group: PlacementGroup) -> Seats:
+    """Look where the bundles of a placement group that is ready lie, and share them out.
+
+    Raises:
+        ValueError: see ``seat``.
+    """
+    node_of_bundle: Mapping[int, str] = placement_group_table(group)["bundles_to_node_id"]
+    gpus = [""] * plan.num_slots
+    if plan.kind == "cuda":
+
+        def visible_gpu() -> str:
+            """The one GPU that Ray lets this task see, by the name that CUDA_VISIBLE_DEVICES takes."""
+            (gpu,) = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+            return str(gpu)
+
+        ask = ray.remote(visible_gpu)  # local, so that it travels whole: its process need not import this module
+        answers = [
+            ask.options(
+                num_cpus=0,
+                num_gpus=1,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement_group=group, placement_group_bundle_index=bundle
+                ),
+            ).remote()
+            for bundle in range(plan.num_slots)
+        ]
+        gpus = ray.get(answers, timeout=PROBE_SECONDS)
+    return seat(
+        plan,
+        [Slot(bundle=bundle, node=node_of_bundle[bundle], gpu=gpus[bundle]) for bundle in range(plan.num_slots)],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -49,16 +49,16 @@ class RolloutGroup:
             TimeoutError: an engine took longer than ``cluster.start_timeout_seconds``.
             RuntimeError: a worker died.
         """
-        options = device.ray_options()
-        options["runtime_env"] = {"env_vars": {**options["runtime_env"]["env_vars"], **ENVIRONMENT}}
         remote: Any = ray.remote(concurrency_groups={CONTROL: 1})  # pyright: ignore[reportCallIssue]
-        actor = remote(RolloutWorker).options(**options)
+        worker = remote(RolloutWorker)
         path = model_path if model_path is not None else config.model.path
-        group = cls(
-            handles=[actor.remote(config, device, path) for _ in range(config.rollout.num_workers)],
-            config=config,
-            routing=choose_routing(config.rollout.routing, device),
-        )
+        handles: list[Any] = []
+        for number in range(config.rollout.num_workers):
+            options = device.ray_options("engine", number)
+            options["runtime_env"]["env_vars"].update(ENVIRONMENT)
+            # A placement group is the controller's business.
+            handles.append(worker.options(**options).remote(config, replace(device, placement=None), path))
+        group = cls(handles=handles, config=config, routing=choose_routing(config.rollout.routing, device))
         try:
             group.wait(group.call_all("start"), "starting", timeout_seconds=config.cluster.start_timeout_seconds)
         except BaseException:
@@ -77,10 +77,6 @@ class RolloutGroup:
     @property
     def timeout_seconds(self) -> float:
         return self.config.run.worker_timeout_seconds
-
-    @property
-    def weight_transfer(self) -> Any:
-        return self.config.rollout.weight_transfer
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling

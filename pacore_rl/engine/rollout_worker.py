@@ -10,11 +10,12 @@ second process that steps whenever something has arrived; on one core it also ge
 from __future__ import annotations
 
 import gc
+import os
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pacore_rl.config import Config
 from pacore_rl.engine import vllm_plugin
@@ -77,6 +78,9 @@ class RolloutWorker:
             ValueError: the model folder is not whole, or the engine does not fit into memory.
         """
         check_model_folder(self._model_path)
+        if self._num_processes > 1 and self._device.kind == "cpu":
+            # vLLM would give each process a memory node of its own, and refuses where there are fewer nodes.
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         vllm_plugin.register()
         from vllm.engine.arg_utils import EngineArgs  # importing vLLM takes seconds
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -96,6 +100,9 @@ class RolloutWorker:
                 "The weights, and the KV cache of at least one full context window, must fit into memory. Raise the "
                 "cache where memory is free, lower the context window, or repair the model folder if that is at fault."
             ) from error
+        if self._config.rollout.pipeline_parallel > 1 and self._device.kind == "cpu":
+            # vLLM's later stages allocate what they receive in the profiling run, which CPUs skip in eager mode.
+            self._engine.collective_rpc("execute_dummy_batch")
         self._tokenizer: Any = self._engine.get_tokenizer()
         # The engine's many objects live as long as the process: the garbage collector need not visit them at each step.
         gc.collect()
@@ -166,12 +173,23 @@ class RolloutWorker:
                 wait = False
                 yield news
 
-    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the group that carries weights; blocks until all members came."""
-        import ray  # the class itself runs without Ray
+    def sleep(self) -> None:
+        """Give the GPUs of this engine to the learners: the weights and the KV cache are dropped, not kept.
 
-        if self._backend() == "gloo":
-            init_info = init_info | {"own_address": ray.util.get_node_ip_address()}
+        Must not be called while requests run. vLLM on CPUs has no sleep: there it stays as it is, and turns are a
+        matter of the controller's protocol alone.
+        """
+        assert not self._engine.has_unfinished_requests(), "an engine falls asleep over running requests"
+        if self._device.kind == "cuda":
+            self._engine.sleep(level=2)
+
+    def wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        """Allocate the weights (to be filled by a weight update) or the KV cache; after both, it generates again."""
+        if self._device.kind == "cuda":
+            self._engine.wake_up(tags=[part])
+
+    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the group that carries weights, with every process of the engine; blocks until all members came."""
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
@@ -206,11 +224,18 @@ class RolloutWorker:
             "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled: temperature and top-p applied
             "disable_log_stats": True,
             "weight_transfer_config": WeightTransferConfig(backend=vllm_backend(self._backend())),
+            "tensor_parallel_size": rollout.tensor_parallel,
+            "pipeline_parallel_size": rollout.pipeline_parallel,
+            # Several processes are children of this one and see its GPUs, all of one node.
+            "distributed_executor_backend": "uni" if self._num_processes == 1 else "mp",
         }
         if model.rope_scaling is not None:
             settings["hf_overrides"] = {"rope_parameters": self._rope_parameters(model.rope_scaling)}
         if self._device.kind == "cuda":
-            return settings | {"gpu_memory_utilization": rollout.gpu_memory_utilization}
+            return settings | {
+                "gpu_memory_utilization": rollout.gpu_memory_utilization,
+                "enable_sleep_mode": rollout.placement == "colocated",
+            }
         return settings | {
             "kv_cache_memory_bytes": int(rollout.kv_cache_gib * 1024**3),
             "block_size": CPU_BLOCK_TOKENS,
@@ -229,8 +254,12 @@ class RolloutWorker:
         own = AutoConfig.from_pretrained(self._model_path).rope_parameters or {}
         return {**own, **overrides}
 
+    @property
+    def _num_processes(self) -> int:
+        return self._config.rollout.tensor_parallel * self._config.rollout.pipeline_parallel
+
     def _backend(self) -> Any:
-        return choose_backend(self._config.rollout.weight_transfer, self._device)
+        return choose_backend(self._config.rollout, self._device)
 
 
 def check_model_folder(path: str) -> None:

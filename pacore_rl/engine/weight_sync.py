@@ -9,7 +9,10 @@
 vLLM's trainer side expects to command the inference side. Here only the controller commands, so the sender leaves what
 it would have said in the controller's key-value store, and the controller says it.
 
-Every learner rank takes part in a send (ZeRO-3 gathers are collective); rank 0 alone is in the group.
+Every learner rank takes part in a send (ZeRO-3 gathers are collective); rank 0 alone is in the group. Of an engine that
+spans several processes (tensor and pipeline parallelism), every process is in the group and loads its part.
+
+Colocated GPUs need no group: see ``pacore_rl.engine.ipc_transfer``.
 """
 
 from __future__ import annotations
@@ -27,15 +30,21 @@ from ray.actor import ActorHandle
 from torch import nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from pacore_rl.config import RolloutConfig
+from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.vllm_plugin import GLOO_BACKEND, register
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
+    from pacore_rl.engine.ipc_transfer import IpcSender
     from pacore_rl.engine.rollout import RolloutGroup
 
-Backend = Literal["gloo", "nccl"]
+Backend = Literal["gloo", "nccl", "ipc"]
+
+NCCL_BUFFERS = 2
+"""vLLM broadcasts one buffer while it packs the next; together they make up ``rollout.sync_bucket_mib``."""
 
 POLL_SECONDS = 0.002
 MAX_CONNECT_SECONDS = 300.0
@@ -45,7 +54,7 @@ MAX_CONNECT_SECONDS = 300.0
 
 
 class Sender:
-    """Sends one model's weights; lives in every learner rank."""
+    """Sends one model's weights over gloo or NCCL; lives in every learner rank."""
 
     def __init__(self, engine: TrainerWeightTransferEngine[Any]) -> None:
         self._engine = engine
@@ -60,7 +69,9 @@ class Sender:
             self._engine.send_weights()
 
 
-def make_sender(module: nn.Module, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]) -> Sender:
+def make_sender(
+    module: nn.Module, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]
+) -> Sender | IpcSender:
     """Join the transfer group that ``connect`` is forming. Every learner rank calls it; rank 0 blocks until all joined.
 
     Args:
@@ -77,9 +88,14 @@ def make_sender(module: nn.Module, *, zero_stage: int, rank: int, device: torch.
     from pacore_rl.engine.weight_source import ZeroWeightSource
 
     register()
+    bucket_bytes: int = spec["bucket_bytes"]
+    source = ZeroWeightSource(module, zero_stage=zero_stage, bucket_bytes=bucket_bytes)
+    if spec["backend"] == "ipc":
+        from pacore_rl.engine.ipc_transfer import IpcSender
+
+        return IpcSender(source, device=device, bucket_bytes=bucket_bytes)
     host, port, timeout = spec["store_host"], spec["store_port"], spec["timeout_seconds"]
     store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout))
-    own_address = ray.util.get_node_ip_address()
     if spec["backend"] == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_open_port
@@ -87,7 +103,12 @@ def make_sender(module: nn.Module, *, zero_stage: int, rank: int, device: torch.
         torch.cuda.set_device(device)  # vLLM opens the communicator on the current device
         # The sender is the master of NCCL's rendezvous, which is apart from the controller's store.
         init_info = NCCLTrainerInitInfo(
-            rank=rank, master_address=own_address, master_port=get_open_port(), world_size=spec["world_size"]
+            rank=rank,
+            master_address=ray.util.get_node_ip_address(),
+            master_port=get_open_port(),
+            world_size=spec["world_size"],
+            packed_buffer_size_bytes=bucket_bytes // NCCL_BUFFERS,
+            packed_num_buffers=NCCL_BUFFERS,
         )
     else:
         from pacore_rl.engine.gloo_transfer import GlooTrainerInitInfo
@@ -97,10 +118,9 @@ def make_sender(module: nn.Module, *, zero_stage: int, rank: int, device: torch.
             store_host=host,
             store_port=port,
             world_size=spec["world_size"],
-            own_address=own_address,
+            bucket_bytes=bucket_bytes,
             timeout_seconds=timeout,
         )
-    source = ZeroWeightSource(module, zero_stage=zero_stage)
     return Sender(WeightTransferTrainerFactory.trainer_init(init_info, client=_Notes(store), source=source))
 
 
@@ -132,22 +152,25 @@ class _Notes:
 class WeightLink:
     """The controller's end of a connection."""
 
+    backend: Backend
     store: TCPStore
     """Where the sender leaves its notes; it lives in the controller."""
     num_syncs: int = field(default=0)
 
 
 def connect(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], *, device: Device) -> None:
-    """Form the group of one sender, learner rank 0, and all rollout workers; once, before the first ``sync``.
+    """Form the group of one sender, learner rank 0, and all engine processes; once, before the first ``sync``.
 
     Args:
-        learner_handles: by rank; each offers ``init_weight_sync(spec)`` and ``send_weights()``.
+        learner_handles: by rank; each offers ``init_weight_sync(spec)``, ``send_weights()`` and ``next_weights()``.
 
     Raises:
         TimeoutError: some worker did not join in time.
     """
     timeout = min(rollout.timeout_seconds, MAX_CONNECT_SECONDS)
-    backend = choose_backend(rollout.weight_transfer, device)
+    settings = rollout.config.rollout
+    backend = choose_backend(settings, device)
+    processes = settings.tensor_parallel * settings.pipeline_parallel
     address = ray.util.get_node_ip_address()
     store = TCPStore(
         address, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout)
@@ -156,18 +179,19 @@ def connect(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], 
         "backend": backend,
         "store_host": address,
         "store_port": store.port,
-        "world_size": 1 + rollout.num_workers,
+        "world_size": 1 + rollout.num_workers * processes,
+        "bucket_bytes": settings.sync_bucket_mib * 1024**2,
         "timeout_seconds": timeout,
     }
     joined = [handle.init_weight_sync.remote(spec) for handle in learner_handles]
-    init_info = json.loads(_note(rollout, store, "init", joined))
-    if backend == "nccl":
-        # One engine is one process of the group here; vLLM adds the rank inside the engine, 0, to the offset.
-        infos = [init_info | {"rank_offset": 1 + worker} for worker in range(rollout.num_workers)]
+    if backend == "ipc":
+        infos: list[dict[str, Any]] = [{"packed": True}] * rollout.num_workers
     else:
-        infos = [init_info | {"rank": 1 + worker, "timeout_seconds": timeout} for worker in range(rollout.num_workers)]
+        init_info = json.loads(_note(rollout, store, "init", joined))
+        # Each process of an engine adds its rank inside the engine to the offset.
+        infos = [init_info | {"rank_offset": 1 + worker * processes} for worker in range(rollout.num_workers)]
     rollout.wait([*rollout.call_each("init_weight_transfer", infos), *joined], "joining the weight transfer group")
-    rollout.weight_link = WeightLink(store=store)
+    rollout.weight_link = WeightLink(backend=backend, store=store)
 
 
 def sync(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], version: int) -> None:
@@ -182,34 +206,74 @@ def sync(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], ver
     link = rollout.weight_link
     assert link is not None, "connect comes before sync"
     rollout.wait(rollout.call_all("start_weight_update"), "preparing for new weights")
-    sends = [handle.send_weights.remote() for handle in learner_handles]
-    link.num_syncs += 1
-    update_info = json.loads(_note(rollout, link.store, f"update/{link.num_syncs}", sends))
-    received = rollout.call_all("update_weights", update_info)
-    rollout.wait([*received, *sends], "sending and receiving weights")
+    if link.backend == "ipc":
+        _hand_over(rollout, learner_handles)
+    else:
+        _broadcast(rollout, link, learner_handles)
     versions = rollout.wait(rollout.call_all("finish_weight_update", version), "packing new weights")
     assert versions == [version] * rollout.num_workers, f"workers report versions {versions}, not {version}"
     rollout.weight_version = version
 
 
-def choose_backend(wanted: Literal["auto", "gloo", "nccl", "ipc"], device: Device) -> Backend:
-    """The transfer behind ``rollout.weight_transfer``: auto is NCCL on GPUs and gloo on CPUs.
+def _broadcast(rollout: RolloutGroup, link: WeightLink, learner_handles: Sequence[ActorHandle[Any]]) -> None:
+    """All weights from learner rank 0 to every engine process at once."""
+    sends = [handle.send_weights.remote() for handle in learner_handles]
+    link.num_syncs += 1
+    update_info = json.loads(_note(rollout, link.store, f"update/{link.num_syncs}", sends))
+    received = rollout.call_all("update_weights", update_info)
+    rollout.wait([*received, *sends], "sending and receiving weights")
+
+
+def _hand_over(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]]) -> None:
+    """A buffer at a time, from each actor rank to the engine process on its GPU."""
+    from pacore_rl.engine.ipc_transfer import merge_chunks
+
+    while True:
+        packed = RayPending(
+            what="packing weights",
+            workers=[f"learner rank {rank}" for rank in range(len(learner_handles))],
+            refs=[handle.next_weights.remote() for handle in learner_handles],
+            timeout_seconds=rollout.timeout_seconds,
+            limit_name="run.worker_timeout_seconds",
+            combine=list,
+        )
+        update_info = merge_chunks(packed.result())
+        if update_info is None:
+            return
+        rollout.wait(rollout.call_all("update_weights", update_info), "loading weights")
+
+
+def choose_backend(settings: RolloutConfig, device: Device) -> Backend:
+    """The transfer behind ``rollout.weight_transfer``.
+
+    auto is gloo on CPUs; on GPUs CUDA IPC where engines and learners are colocated, else NCCL.
 
     Raises:
-        ValueError: NCCL is asked for without GPUs.
+        ValueError: what is asked for does not work on these devices or in this placement.
     """
+    wanted, colocated = settings.weight_transfer, settings.placement == "colocated"
+    if wanted == "auto":
+        return "gloo" if device.kind == "cpu" else "ipc" if colocated else "nccl"
     if wanted == "nccl" and device.kind != "cuda":
         raise ValueError(
             "rollout.weight_transfer=nccl needs GPUs, but this run computes on CPUs; set it to auto or gloo."
         )
-    if wanted == "ipc":
-        raise ValueError("rollout.weight_transfer=ipc needs rollout.placement=colocated on GPUs; set it to auto.")
-    return device.collective_backend if wanted == "auto" else wanted
+    if wanted == "nccl" and colocated:
+        raise ValueError(
+            "rollout.weight_transfer=nccl needs a GPU for each process, but rollout.placement=colocated puts sender "
+            "and receiver on the same one; set it to auto or ipc."
+        )
+    if wanted == "ipc" and not (colocated and device.kind == "cuda"):
+        raise ValueError(
+            "rollout.weight_transfer=ipc shares memory between processes on one GPU: it needs "
+            f"rollout.placement=colocated (here {settings.placement}) on GPUs (here {device.kind}). Set it to auto."
+        )
+    return wanted
 
 
 def vllm_backend(backend: Backend) -> str:
     """Its name in vLLM's ``WeightTransferConfig``."""
-    return "nccl" if backend == "nccl" else GLOO_BACKEND
+    return GLOO_BACKEND if backend == "gloo" else backend
 
 
 def _note(rollout: RolloutGroup, store: TCPStore, key: str, senders: Sequence[ray.ObjectRef[None]]) -> str:

@@ -16,10 +16,11 @@ import torch
 from ray import cloudpickle
 from transformers import AutoModelForCausalLM
 
-from pacore_rl.config import Config
+from pacore_rl.config import Config, RolloutConfig
 from pacore_rl.engine import weight_sync
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout import RolloutGroup
+from pacore_rl.engine.weight_source import buckets
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 CPU = Device(kind="cpu", cpu_threads=1)
@@ -94,7 +95,7 @@ class Learner:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def init_weight_sync(self, spec: dict[str, Any]) -> None:
-        self.sender = weight_sync.make_sender(
+        self.sender: Any = weight_sync.make_sender(
             self.model, zero_stage=self.zero_stage, rank=self.rank, device=torch.device("cpu"), spec=spec
         )
 
@@ -182,8 +183,28 @@ def test_a_learner_that_fails_is_an_error_at_once(group: RolloutGroup, tiny_mode
             weight_sync.sync(group, handles, 99)
 
 
-def test_nccl_without_gpus_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs GPUs"):
-        weight_sync.choose_backend("nccl", CPU)
-    assert weight_sync.choose_backend("auto", CPU) == "gloo"
-    assert weight_sync.choose_backend("auto", Device(kind="cuda", cpu_threads=1)) == "nccl"
+def test_the_transfer_follows_from_devices_and_placement() -> None:
+    cuda = Device(kind="cuda", cpu_threads=1)
+    separate, colocated = RolloutConfig(), RolloutConfig(placement="colocated")
+    assert weight_sync.choose_backend(separate, CPU) == weight_sync.choose_backend(colocated, CPU) == "gloo"
+    assert weight_sync.choose_backend(separate, cuda) == "nccl"
+    assert weight_sync.choose_backend(colocated, cuda) == "ipc"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"weight_transfer": "nccl"}, "cpu", "needs GPUs"),
+        ({"weight_transfer": "nccl", "placement": "colocated"}, "cuda", "on the same one"),
+        ({"weight_transfer": "ipc"}, "cuda", "placement=colocated .here separate"),
+        ({"weight_transfer": "ipc", "placement": "colocated"}, "cpu", "on GPUs .here cpu"),
+    ],
+)
+def test_a_transfer_that_cannot_work_is_refused(settings: dict[str, Any], kind: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        weight_sync.choose_backend(RolloutConfig(**settings), Device(kind=kind, cpu_threads=1))
+
+
+def test_buckets_are_bounded_and_keep_the_order() -> None:
+    cut = list(buckets([3, 3, 4, 1, 12, 2, 2], lambda item: item, 10))
+    assert cut == [[3, 3, 4], [1], [12], [2, 2]]  # 12 is larger than a bucket and goes alone
