@@ -21,6 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
+from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
 from pacore_rl.engine.placement import Device, choose_device
 from pacore_rl.engine.rollout import RolloutGroup
@@ -135,6 +136,8 @@ def open_engine(config: Config, *, workers: Workers = "all", model_path: str | N
         model_path: weights to serve instead of ``model.path``.
     """
     device = choose_device(config)
+    if workers == "all":
+        check_layout(config)
     counts = worker_counts(config, workers)
     with ray_cluster(config, device, num_workers=sum(counts.values())):
         group = reserve(config, device, counts)
