@@ -25,7 +25,9 @@ def spare_memory(model: PreTrainedModel, settings: LearnerConfig, device: Device
     """
     recompute = device.kind == "cuda" if settings.gradient_checkpointing is None else settings.gradient_checkpointing
     if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False}, offload=settings.offload_checkpoints)
+        # On CPUs they are in the host's memory anyway.
+        offload = settings.offload_checkpoints and device.kind == "cuda"
+        model.gradient_checkpointing_enable({"use_reentrant": False}, offload=offload)
     if settings.mlp_tile_tokens:
         tile_mlps(model, settings.mlp_tile_tokens)
 

@@ -31,14 +31,13 @@ def join_deepspeed(device: Device) -> None:
 
 
 def deepspeed_engine(
-    module: nn.Module, settings: LearnerConfig, device: Device, dtype: torch.dtype, *, hidden_size: int, groups: Any
+    module: nn.Module, settings: LearnerConfig, device: Device, dtype: torch.dtype, *, hidden_size: int
 ) -> Any:
     """The module under ZeRO with AdamW. The mini-batch boundary is set by hand, pass by pass.
 
     Args:
         module: weights of ``dtype``; in bfloat16 AdamW steps fp32 copies of them, and gradients add up in fp32.
         hidden_size: of the model, for what stays whole under ZeRO-3.
-        groups: what ``sequence_parallel.share_sequences`` returned.
     """
     import deepspeed  # late, as above
 
@@ -55,7 +54,6 @@ def deepspeed_engine(
         model=module,
         optimizer=optimizer,
         config=deepspeed_options(settings, device, dtype, hidden_size=hidden_size, num_parameters=num_parameters),
-        mpu=groups,
         dist_init_required=False,
     )
     return engine

@@ -21,9 +21,9 @@ def check_layout(config: Config) -> None:
     policy = _read("model.path", config.model.path)
     if type(policy) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
         raise ValueError(
-            f"model.path={config.model.path} is a {policy.model_type} model, and a critic needs transformers' token "
-            "classifier of the same architecture, which it does not have; choose a model whose architecture has one "
-            "(Llama, Qwen2, Qwen3 and their kin do)."
+            f"model.path={config.model.path} is of architecture {policy.model_type}, and a critic needs transformers' "
+            "token classifier of the same, which does not exist; choose a model whose architecture has one (Llama, "
+            "Qwen2, Qwen3 and their kin)."
         )
     critic = policy
     if config.critic.path is not None:

@@ -104,7 +104,7 @@ class LearnerWorker:
             )
             module = ValueModule(model)
         spare_memory(model, self.settings, self.device)
-        groups = share_sequences(model, self.settings.sequence_parallel)
+        share_sequences(model, self.settings.sequence_parallel)
         self.model = model
         self.engine = deepspeed_engine(
             module,
@@ -112,7 +112,6 @@ class LearnerWorker:
             self.device,
             dtype,
             hidden_size=model.config.get_text_config().hidden_size,
-            groups=groups,
         )
 
     def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Float32, Float32]]:
@@ -241,8 +240,8 @@ class LearnerWorker:
                     f"{self.role} rank {self.rank}: the loss of step {step} is {loss}; lower the learning rate, or "
                     "look for corrupt log-probs or rewards in this step's batch."
                 )
-            # DeepSpeed averages gradients over groups that share sequences; the loss is a sum over all ranks.
-            self.engine.backward(result.loss * (self.settings.num_ranks // self.settings.sequence_parallel))
+            # DeepSpeed averages gradients over all ranks; the loss is a sum over them.
+            self.engine.backward(result.loss * self.settings.num_ranks)
             for name, value in (result.sums | {"loss": result.loss.detach()}).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
             ratio_max = max(ratio_max, float(result.ratio_max))

@@ -75,8 +75,8 @@ def test_an_engine_refuses_before_it_starts_anything(tiny_config: Callable[..., 
 
 
 def test_an_architecture_without_a_critic(tiny_config: Callable[..., Config], altered: Callable[..., str]) -> None:
-    folder = altered(model_type="mamba", architectures=["MambaForCausalLM"])
-    with pytest.raises(ValueError, match="is a mamba model, and a critic needs transformers' token classifier"):
+    folder = altered(model_type="opt", architectures=["OPTForCausalLM"])
+    with pytest.raises(ValueError, match="is of architecture opt, and a critic needs transformers' token"):
         check_layout(tiny_config(model={"path": folder}))
 
 
