@@ -144,6 +144,15 @@ class LearnerWorker:
         if self.rank == 0:
             save_model(self.model, weights, self.config.model.path, folder)
 
+    def full_weights(self) -> dict[str, Tensor]:
+        """Every parameter of the model, whole, on the CPU of rank 0 (empty elsewhere); tied weights once."""
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            with _gathered(parameter, self.settings.zero_stage):
+                if self.rank == 0:
+                    weights[name] = parameter.detach().cpu().clone()
+        return weights
+
     def save_state(self, folder: Path) -> None:
         """Write weights and optimizer state of this rank into ``folder`` (DeepSpeed's format, not atomic)."""
         self.engine.save_checkpoint(str(folder), tag=self.role)
@@ -276,15 +285,6 @@ class LearnerWorker:
             num_actions=minibatch.num_actions,
         )
         return _Losses(loss=result.loss, sums={"clipped": result.clipped}, ratio_max=0.0)
-
-    def full_weights(self) -> dict[str, Tensor]:
-        """Every parameter of the model, whole, on the CPU of rank 0 (empty elsewhere); tied weights once."""
-        weights: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            with _gathered(parameter, self.settings.zero_stage):
-                if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
-        return weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

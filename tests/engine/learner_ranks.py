@@ -82,7 +82,7 @@ class RunningIteration:
 
     def result(self) -> Iteration:
         """Rank 0's account, once every rank has ended well."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         accounts: list[Iteration | str | None] = []
         for account in self._accounts:
             assert account.poll(deadline - time.monotonic()), f"no answer in time; the others said {accounts}"
@@ -118,7 +118,7 @@ def _iterate(
         for _ in range(worker.settings.num_ranks - 1):
             addresses.put(address)
     else:
-        address = addresses.get(timeout=100)
+        address = addresses.get(timeout=200)
     worker.start(address)
     micros = pack_for(worker.settings, batch, range(batch.num_rows))[rank]
 
@@ -154,7 +154,7 @@ def move_in_bfloat16(
     account, results = context.Pipe(duplex=False)
     context.Process(target=_move, args=(results, config, batch, advantages_A, num_steps), daemon=True).start()
     results.close()
-    assert account.poll(200), "no answer in time"
+    assert account.poll(400), "no answer in time"
     shares = account.recv()
     assert isinstance(shares, list), shares
     return shares
