@@ -193,7 +193,7 @@ class LearnerConfig(Section):
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     micro_batch_tokens: Positive = 32_768
-    """Tokens (prompts included) that one rank packs into a forward pass; a longer row goes alone."""
+    """Tokens (prompts included) of one rank in a forward pass; a row that exceeds those of its group goes alone."""
     logprob_chunk_tokens: Positive = 4096
     """Log-probs are computed this many tokens at a time, so that nothing of size tokens x vocabulary is alive."""
     gradient_checkpointing: bool | None = None
@@ -212,7 +212,10 @@ class ActorConfig(LearnerConfig):
 
 
 class CriticConfig(LearnerConfig):
-    """The value function, started from the policy's weights with a fresh scalar head."""
+    """The value function, started from the policy's weights with a fresh scalar head, or from a saved critic."""
+
+    path: str | None = None
+    """A saved critic to go on with; null starts from the policy's weights with a fresh head."""
 
     learning_rate: float = Field(default=5e-6, gt=0)
     """Of Adam, after the warm-up (Open-Reasoner-Zero's)."""

@@ -24,6 +24,7 @@ from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
 from pacore_rl.engine.address import resolve_address
 from pacore_rl.engine.agreement import check_agreement
+from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
 from pacore_rl.engine.placement import Device, Placement, choose_kind, take_seats
 from pacore_rl.engine.placement_plan import PlacementPlan, check_fits, make_plan
@@ -178,6 +179,8 @@ def open_engine(config: Config, *, workers: Workers = "all", model_path: str | N
     Raises:
         ValueError: what the configuration asks for is not there, or engine and trainer disagree about the model.
     """
+    if workers == "all":
+        check_layout(config)
     with ray_cluster(config, learners=workers == "all") as plan, reserve(plan) as placement:
         device = Device(kind=plan.kind, cpu_threads=config.cluster.cpu_threads_per_worker, placement=placement)
         started: list[RolloutGroup | ActorGroup | CriticGroup] = []

@@ -231,6 +231,7 @@ def document_attention(
     attention_mask: Tensor | None,
     *,
     position_ids: Tensor,
+    sequence_position_ids: Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -243,6 +244,8 @@ def document_attention(
         key, value: [1, key-value heads, T, D].
         attention_mask: None; positions carry the structure.
         position_ids: [1, T].
+        sequence_position_ids: [1, T], the same numbers under sequence parallelism. There ``position_ids`` are gathered
+            anew for every layer; this is one tensor all through a forward pass, whose plan is made once.
 
     Returns:
         [1, T, heads, D] and None (no attention weights).
@@ -256,7 +259,7 @@ def document_attention(
             f"position_ids {tuple(position_ids.shape)} and a mask of {type(attention_mask).__name__}; pack the rows "
             "with pacore_rl.ppo.batch.pack and pass position_ids [1, T]."
         )
-    plan = _latest.of(position_ids)
+    plan = _latest.of(position_ids if sequence_position_ids is None else sequence_position_ids)
     longest = query.shape[2] if plan is None else max(bucket.keys.shape[1] for bucket in plan.buckets)
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(

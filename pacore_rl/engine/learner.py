@@ -18,7 +18,7 @@ from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
 from pacore_rl.interfaces import Pending
 from pacore_rl.ppo.advantages import explained_variance
-from pacore_rl.ppo.batch import MicroBatch, gather_flat, pack, scatter_flat, split_rows
+from pacore_rl.ppo.batch import Int64, MicroBatch, count_tokens, gather_flat, pack, scatter_flat, split_rows
 from pacore_rl.types import ExperienceBatch, Float32
 
 T = TypeVar("T")
@@ -82,8 +82,8 @@ class LearnerGroup:
             ray.kill(handle)
         self.handles.clear()
 
-    def _pack(self, batch: ExperienceBatch, rows: Any) -> tuple[tuple[MicroBatch, ...], ...]:
-        return pack(batch, rows, micro_batch_tokens=self.settings.micro_batch_tokens, num_ranks=self.settings.num_ranks)
+    def _pack(self, batch: ExperienceBatch) -> tuple[tuple[MicroBatch, ...], ...]:
+        return pack_for(self.settings, batch, range(batch.num_rows))
 
     def _update(
         self,
@@ -98,24 +98,20 @@ class LearnerGroup:
 
         ``combine`` gets the results of all ranks of one mini-batch (flat over mini-batches) and their number.
         """
-        per_rank: list[list[Minibatch]] = [[] for _ in self.handles]
-        for rows in split_rows(batch.num_rows, num_minibatches, seed=(self.config.run.seed, step)):
-            num_actions = int(batch.response_lengths_B[rows].sum())
-            for minibatches, micros in zip(per_rank, self._pack(batch, rows), strict=True):
-                minibatches.append(
-                    Minibatch(
-                        micro_batches=micros,
-                        old=tuple(gather_flat(old_A, micro) for micro in micros),
-                        targets=tuple(gather_flat(targets_A, micro) for micro in micros),
-                        num_actions=num_actions,
-                    )
-                )
+        per_rank = cut_minibatches(
+            self.settings, batch, old_A, targets_A, num_minibatches, seed=(self.config.run.seed, step)
+        )
+        tokens = count_tokens(minibatch.micro_batches for minibatches in per_rank for minibatch in minibatches)
         rate = learning_rate(self.settings, step)
 
         def finish(results: list[list[StepResult]]) -> dict[str, float]:
             flat = [result for rank in results for result in rank]
             grad_norm = sum(result.grad_norm for result in results[0]) / num_minibatches
-            return combine(flat, batch.num_actions) | {"grad_norm": grad_norm, "lr": rate}
+            return combine(flat, batch.num_actions) | {
+                "grad_norm": grad_norm,
+                "lr": rate,
+                "padding_share": tokens.padding_share,
+            }
 
         return self._command("update", [(minibatches,) for minibatches in per_rank], finish, step=step)
 
@@ -158,7 +154,7 @@ class ActorGroup(LearnerGroup):
 
     def log_probs(self, batch: ExperienceBatch) -> Pending[tuple[Float32, Float32]]:
         """Log-probability and entropy [A], [A] of every action token under the current weights."""
-        per_rank = self._pack(batch, range(batch.num_rows))
+        per_rank = self._pack(batch)
 
         def finish(results: list[list[tuple[Float32, Float32]]]) -> tuple[Float32, Float32]:
             log_probs = _flat(per_rank, [[pair[0] for pair in parts] for parts in results], batch.num_actions)
@@ -173,7 +169,7 @@ class ActorGroup(LearnerGroup):
         """One PPO pass over the batch in ``ppo.actor_minibatches`` optimizer steps.
 
         Metrics: loss, clip_share, approx_kl, ratio_mean and entropy (means over action tokens), ratio_max, grad_norm
-        (mean over mini-batches, before clipping) and lr.
+        (mean over mini-batches, before clipping), lr and padding_share (of the tokens that the ranks computed).
         """
         minibatches = self.config.ppo.actor_minibatches
         return self._update(
@@ -198,7 +194,7 @@ class CriticGroup(LearnerGroup):
 
     def values(self, batch: ExperienceBatch) -> Pending[Float32]:
         """Value [A] of the state before each action token."""
-        per_rank = self._pack(batch, range(batch.num_rows))
+        per_rank = self._pack(batch)
         return self._command(
             "values",
             [(micros,) for micros in per_rank],
@@ -211,7 +207,7 @@ class CriticGroup(LearnerGroup):
         """One pass of value regression in ``ppo.critic_minibatches`` optimizer steps.
 
         Metrics: loss (mean over mini-batches), clip_share (of action tokens), explained_variance_before (of the values
-        that the advantages used), grad_norm (mean, before clipping) and lr.
+        that the advantages used), grad_norm (mean, before clipping), lr and padding_share.
         """
         minibatches = self.config.ppo.critic_minibatches
         explained = explained_variance(old_values_A, returns_A)
@@ -237,6 +233,44 @@ def start_actor(config: Config, device: Device) -> ActorGroup:
 def start_critic(config: Config, device: Device) -> CriticGroup:
     """Start the critic's ranks; ``wait_ready`` waits for them."""
     return CriticGroup.start("critic", config, device)
+
+
+def pack_for(
+    settings: LearnerConfig, batch: ExperienceBatch, rows: Sequence[int] | Int64
+) -> tuple[tuple[MicroBatch, ...], ...]:
+    """Micro-batches of the given rows for each rank of a learner."""
+    return pack(
+        batch,
+        rows,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        num_ranks=settings.num_ranks,
+        sequence_parallel=settings.sequence_parallel,
+    )
+
+
+def cut_minibatches(
+    settings: LearnerConfig,
+    batch: ExperienceBatch,
+    old_A: Float32,
+    targets_A: Float32,
+    num_minibatches: int,
+    *,
+    seed: Sequence[int],
+) -> list[list[Minibatch]]:
+    """Each rank's part of every optimizer step; arguments as in ``Minibatch`` and ``ppo.batch.split_rows``."""
+    per_rank: list[list[Minibatch]] = [[] for _ in range(settings.num_ranks)]
+    for rows in split_rows(batch.num_rows, num_minibatches, seed=seed):
+        num_actions = int(batch.response_lengths_B[rows].sum())
+        for minibatches, micros in zip(per_rank, pack_for(settings, batch, rows), strict=True):
+            minibatches.append(
+                Minibatch(
+                    micro_batches=micros,
+                    old=tuple(gather_flat(old_A, micro) for micro in micros),
+                    targets=tuple(gather_flat(targets_A, micro) for micro in micros),
+                    num_actions=num_actions,
+                )
+            )
+    return per_rank
 
 
 def _flat(per_rank: Sequence[Sequence[MicroBatch]], parts: Sequence[Sequence[Float32]], num_actions: int) -> Float32:

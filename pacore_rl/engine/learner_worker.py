@@ -6,7 +6,6 @@ ZeRO-3 each forward and backward pass gathers weights from all of them.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -23,21 +22,17 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine import state_offload
+from pacore_rl.engine.activations import spare_memory
+from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.sequence_parallel import share_sequences
 from pacore_rl.engine.state_offload import Part
 from pacore_rl.ppo.batch import MicroBatch
 from pacore_rl.ppo.losses import policy_loss, value_loss
 from pacore_rl.types import Float32
 
 Role = Literal["actor", "critic"]
-
-PERSISTENT_TOKENS_PER_HIDDEN = 10
-"""Under ZeRO-3, parameters up to 10 x hidden size (norms, biases) stay whole on every rank: gathering costs more."""
-
-
-BUCKET_UNIT = 2**20
-"""Gradients are reduced in buckets of this many elements, or up to 500 times as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,14 +101,20 @@ class LearnerWorker:
                 chunk_tokens=self.settings.logprob_chunk_tokens,
             )
         else:
-            model = load_critic(self.config.model, dtype, seed=self.config.run.seed)
+            model = load_critic(
+                self.config.model, dtype, seed=self.config.run.seed, saved_critic=self.config.critic.path
+            )
             module = ValueModule(model)
-        if self.settings.gradient_checkpointing or (
-            self.settings.gradient_checkpointing is None and self.device.kind == "cuda"
-        ):
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        spare_memory(model, self.settings, self.device)
+        share_sequences(model, self.settings.sequence_parallel)
         self.model = model
-        self.engine = _deepspeed_engine(module, self.settings, self.device, dtype)
+        self.engine = deepspeed_engine(
+            module,
+            self.settings,
+            self.device,
+            dtype,
+            hidden_size=model.config.get_text_config().hidden_size,
+        )
 
     def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Float32, Float32]]:
         """Log-probs and entropies [a] of each micro-batch's actions under the current weights."""
@@ -141,9 +142,18 @@ class LearnerWorker:
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, from rank 0; the other ranks supply their shards."""
-        weights = self._full_weights()
+        weights = self.full_weights()
         if self.rank == 0:
             save_model(self.model, weights, self.config.model.path, folder)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Every parameter of the model, whole, on the CPU of rank 0 (empty elsewhere); tied weights once."""
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            with _gathered(parameter, self.settings.zero_stage):
+                if self.rank == 0:
+                    weights[name] = parameter.detach().cpu().clone()
+        return weights
 
     def save_state(self, folder: Path) -> None:
         """Write weights and optimizer state of this rank into ``folder`` (DeepSpeed's format, not atomic)."""
@@ -221,6 +231,7 @@ class LearnerWorker:
             world_size=num_ranks,
             timeout=self._timeout,
         )
+        join_deepspeed(self.device)
 
     def _inputs(self, micro: MicroBatch) -> dict[str, Tensor]:
         """A micro-batch as arguments of the module's forward."""
@@ -229,6 +240,8 @@ class LearnerWorker:
             "position_ids": micro.position_ids[None],
             "action_index": micro.action_index,
         }
+        if micro.sequence_position_ids is not None:
+            arrays["sequence_position_ids"] = micro.sequence_position_ids[None]
         if self.role == "actor":
             arrays["labels"] = micro.labels
         return {name: torch.from_numpy(array).long().to(self.torch_device) for name, array in arrays.items()}
@@ -254,7 +267,7 @@ class LearnerWorker:
                     f"{self.role} rank {self.rank}: the loss of step {step} is {loss}; lower the learning rate, or "
                     "look for corrupt log-probs or rewards in this step's batch."
                 )
-            # DeepSpeed averages gradients over ranks; the loss is a sum over them.
+            # DeepSpeed averages gradients over all ranks; the loss is a sum over them.
             self.engine.backward(result.loss * self.settings.num_ranks)
             for name, value in (result.sums | {"loss": result.loss.detach()}).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
@@ -291,15 +304,6 @@ class LearnerWorker:
         )
         return _Losses(loss=result.loss, sums={"clipped": result.clipped}, ratio_max=0.0)
 
-    def _full_weights(self) -> dict[str, Tensor]:
-        """Every parameter of the model, whole, on the CPU of rank 0 (empty elsewhere); tied weights once."""
-        weights: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            with _gathered(parameter, self.settings.zero_stage):
-                if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
-        return weights
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Losses:
@@ -327,43 +331,3 @@ def _own_address() -> str:
     import ray
 
     return ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())
-
-
-def _deepspeed_engine(
-    module: PolicyModule | ValueModule, settings: LearnerConfig, device: Device, dtype: torch.dtype
-) -> Any:
-    """The module under ZeRO with AdamW. The mini-batch boundary is set by hand, pass by pass."""
-    import deepspeed  # late, as above
-    from deepspeed.ops import __compatible_ops__ as compatible_ops
-
-    # DeepSpeed would compile a shared-memory all-reduce at this moment; gloo needs no compiler.
-    compatible_ops["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    # No larger than the model: DeepSpeed allocates it. A round number, for its alignment rules.
-    bucket = min(math.ceil(num_parameters / BUCKET_UNIT) * BUCKET_UNIT, 500 * BUCKET_UNIT)
-    hidden = module.model.config.get_text_config().hidden_size
-    options = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": settings.max_grad_norm,
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        "steps_per_print": None,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {
-            "stage": settings.zero_stage,
-            "overlap_comm": device.kind == "cuda",
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-            "stage3_param_persistence_threshold": PERSISTENT_TOKENS_PER_HIDDEN * hidden,
-        },
-    }
-    optimizer = torch.optim.AdamW(
-        module.parameters(),
-        lr=settings.learning_rate,
-        betas=settings.adam_betas,
-        weight_decay=settings.weight_decay,
-    )
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=options, dist_init_required=False)
-    return engine

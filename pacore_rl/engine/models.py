@@ -37,13 +37,19 @@ class PolicyModule(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, action_index: Tensor, labels: Tensor
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        action_index: Tensor,
+        labels: Tensor,
+        sequence_position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """fp32 log-probs [a] and entropies [a] of ``labels`` [a], predicted at packed positions ``action_index`` [a].
 
-        ``input_ids`` and ``position_ids`` are [1, T], laid out as in ``pacore_rl.ppo.batch``.
+        ``input_ids`` and ``position_ids`` are [1, T], laid out as in ``pacore_rl.ppo.batch``; where they are one of n
+        ranks' slices, ``sequence_position_ids`` are [1, n * T].
         """
-        hidden = _trunk_states(self.model, input_ids, position_ids)
+        hidden = _trunk_states(self.model, input_ids, position_ids, sequence_position_ids)
         # Reading the weight inside this forward is what makes ZeRO-3 gather it, now and in the backward pass.
         weight: Tensor = self.model.get_output_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess, reportAssignmentType]
         return chosen_log_probs(
@@ -64,9 +70,15 @@ class ValueModule(nn.Module):
         self.head = [_value_head(model)]
         """In a list: the head already belongs to ``model`` and must not be registered twice."""
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, action_index: Tensor) -> Tensor:
-        """fp32 values [a] of the states at packed positions ``action_index`` [a]; inputs [1, T] as for the policy."""
-        hidden = _trunk_states(self.model, input_ids, position_ids)
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        action_index: Tensor,
+        sequence_position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """fp32 values [a] of the states at packed positions ``action_index`` [a]; inputs as for the policy."""
+        hidden = _trunk_states(self.model, input_ids, position_ids, sequence_position_ids)
         head = self.head[0]
         # fp32: a bfloat16 value would be a multiple of 1/256.
         return nn.functional.linear(hidden[action_index].float(), head.weight.float(), head.bias.float()).squeeze(-1)
@@ -78,28 +90,28 @@ def load_policy(config: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         ValueError: the folder lacks a configuration or weights.
     """
-    return AutoModelForCausalLM.from_pretrained(config.path, **_load_options(config, dtype))
+    return AutoModelForCausalLM.from_pretrained(config.path, **_load_options(config, dtype, config.path))
 
 
-def load_critic(config: ModelConfig, dtype: torch.dtype, *, seed: int) -> PreTrainedModel:
-    """A critic with the trunk of ``model.path``; a fresh scalar head unless that folder is itself a saved critic.
+def load_critic(
+    config: ModelConfig, dtype: torch.dtype, *, seed: int, saved_critic: str | None = None
+) -> PreTrainedModel:
+    """A saved critic, or one with the trunk of ``model.path`` and a fresh scalar head (its own, if it is a critic).
 
     The fresh head is normal with standard deviation 1 / (hidden size + 1), as in Open-Reasoner-Zero, and has no bias:
     values start near 0.
 
+    Args:
+        saved_critic: folder of a critic to go on with, which fits the policy (``pacore_rl.engine.layout``).
+
     Raises:
-        ValueError: the folder lacks a configuration or weights, or the architecture has no token classifier.
+        ValueError: the folder lacks a configuration or weights.
     """
-    options = _load_options(config, dtype)
+    path = config.path if saved_critic is None else saved_critic
+    options = _load_options(config, dtype, path)
     options["config"].num_labels = 1
     options["config"].classifier_dropout = 0.0
-    try:
-        model, info = AutoModelForTokenClassification.from_pretrained(config.path, output_loading_info=True, **options)
-    except ValueError as error:
-        raise ValueError(
-            f"model.path={config.path}: a critic needs transformers' token classifier of this architecture; choose a "
-            "model whose architecture has one (Llama, Qwen2, Qwen3 and their kin do)."
-        ) from error
+    model, info = AutoModelForTokenClassification.from_pretrained(path, output_loading_info=True, **options)
     head = _value_head(model)
     missing = {name.rsplit(".", 1)[-1] for name in info["missing_keys"] if "score" in name}
     if missing:
@@ -150,35 +162,44 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _load_options(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+def _load_options(config: ModelConfig, dtype: torch.dtype, path: str) -> dict[str, Any]:
     """Arguments of ``from_pretrained``, after checking that a local folder holds a model."""
-    _check_folder(config.path)
+    check_folder("model.path" if path == config.path else "critic.path", path)
     document_attention.register()
-    settings = AutoConfig.from_pretrained(config.path)
+    settings = AutoConfig.from_pretrained(path)
     if config.rope_scaling is not None:
         settings.rope_parameters = {**(settings.rope_parameters or {}), **config.rope_scaling}
     return {"config": settings, "dtype": dtype, "attn_implementation": document_attention.DOCUMENT_ATTENTION}
 
 
-def _check_folder(path: str) -> None:
+def check_folder(setting: str, path: str) -> None:
+    """Refuse a local path without a saved model; ``setting`` names it in the message.
+
+    Raises:
+        ValueError: no folder, no configuration, or no weights.
+    """
     folder = Path(path)
     if not folder.is_dir():
         if folder.is_absolute() or path.startswith((".", "~")):
-            raise ValueError(f"model.path={path} is not a folder; give a Hugging Face folder or a hub id.")
+            raise ValueError(f"{setting}={path} is not a folder; give a Hugging Face folder or a hub id.")
         return
     if not (folder / "config.json").is_file():
-        raise ValueError(f"model.path={path} holds no config.json; give the folder of a saved transformers model.")
+        raise ValueError(f"{setting}={path} holds no config.json; give the folder of a saved transformers model.")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise ValueError(
-            f"model.path={path} holds no weights (*.safetensors or pytorch_model*.bin); was the download or the save "
+            f"{setting}={path} holds no weights (*.safetensors or pytorch_model*.bin); was the download or the save "
             "cut short? Fetch or save the model again."
         )
 
 
-def _trunk_states(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-    """Last hidden states [T, H] of one packed sequence."""
+def _trunk_states(
+    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, sequence_position_ids: Tensor | None
+) -> Tensor:
+    """Last hidden states [T, H] of one packed sequence, or of a slice of it."""
     trunk = model.base_model
-    return trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state[0]
+    for_attention = {} if sequence_position_ids is None else {"sequence_position_ids": sequence_position_ids}
+    outputs = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False, **for_attention)
+    return outputs.last_hidden_state[0]
 
 
 def _value_head(model: PreTrainedModel) -> nn.Linear:

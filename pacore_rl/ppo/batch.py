@@ -34,7 +34,7 @@ ATTENTION_PARITY_TOKENS = 49_152
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MicroBatch:
-    """What one rank computes in one forward pass. T packed tokens, a action tokens."""
+    """What one rank computes in one forward pass, whole or a slice. T packed tokens, a action tokens."""
 
     token_ids: Int32
     """[T]"""
@@ -46,6 +46,10 @@ class MicroBatch:
     """[a], the action tokens."""
     slots: Int64
     """[a], place of each action in the batch's flat [A] arrays."""
+    num_padding: int = 0
+    """Of the T tokens, those of no row: they keep ranks in step or slices equal, and nothing sees them."""
+    sequence_position_ids: Int32 | None = None
+    """[n * T], position_ids of all n slices in order; None where the micro-batch is whole."""
 
     @property
     def num_tokens(self) -> int:
@@ -62,8 +66,31 @@ IDLE = MicroBatch(
     action_index=np.zeros(0, np.int32),
     labels=np.zeros(0, np.int32),
     slots=np.zeros(0, np.int64),
+    num_padding=1,
 )
 """One token and no action: keeps a rank that has run out of rows in step with the collectives of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCount:
+    """What ranks compute in a command."""
+
+    computed: int
+    """Tokens of all micro-batches."""
+    padding: int
+    """Those of no row: ``IDLE`` micro-batches and the ends of slices."""
+
+    @property
+    def padding_share(self) -> float:
+        return self.padding / self.computed
+
+
+def count_tokens(per_rank: Iterable[Iterable[MicroBatch]]) -> TokenCount:
+    """The tokens of every rank's micro-batches."""
+    micros = [micro for rank in per_rank for micro in rank]
+    return TokenCount(
+        computed=sum(micro.num_tokens for micro in micros), padding=sum(micro.num_padding for micro in micros)
+    )
 
 
 def split_rows(num_rows: int, num_minibatches: int, *, seed: Sequence[int]) -> tuple[Int64, ...]:
@@ -84,27 +111,77 @@ def split_rows(num_rows: int, num_minibatches: int, *, seed: Sequence[int]) -> t
 
 
 def pack(
-    batch: ExperienceBatch, rows: Sequence[int] | Int64, *, micro_batch_tokens: int, num_ranks: int
+    batch: ExperienceBatch,
+    rows: Sequence[int] | Int64,
+    *,
+    micro_batch_tokens: int,
+    num_ranks: int,
+    sequence_parallel: int = 1,
 ) -> tuple[tuple[MicroBatch, ...], ...]:
     """Micro-batches of the given rows for each rank: every row once, equal counts (``IDLE`` fills up).
 
-    Rows stay grouped by prompt, are cut into ranks of about equal cost, then into micro-batches of at most
-    ``micro_batch_tokens`` packed tokens; a longer row goes alone.
+    Rows stay grouped by prompt, are cut into groups of ranks of about equal cost, then into micro-batches of at most
+    ``micro_batch_tokens`` packed tokens a rank; a longer row goes alone. Ranks wait for each other in every micro-batch
+    under ZeRO-3, so those of a group come in falling order of cost. The ranks of a group are neighbours, and share
+    each micro-batch in slices.
+
+    Args:
+        micro_batch_tokens: tokens of one rank, so that a group packs ``sequence_parallel`` times as many.
+        sequence_parallel: ranks of a group, a divisor of ``num_ranks``.
 
     Raises:
         ValueError: a row without a prompt or without a response.
     """
+    assert num_ranks % sequence_parallel == 0, (num_ranks, sequence_parallel)
     _check_rows(batch, rows)
     starts_B: Int64 = np.cumsum(batch.response_lengths_B, dtype=np.int64) - batch.response_lengths_B
     prompts = [batch.token_ids[row][: batch.prompt_lengths_B[row]].tobytes() for row in rows]
     ordered = _group_by_prompt(rows, prompts)
     prompt_of = dict(zip((int(row) for row in rows), prompts, strict=True))
-    per_rank = [
-        tuple(_build(batch, micro, prompt_of, starts_B) for micro in _fill(batch, part, prompt_of, micro_batch_tokens))
-        for part in _balance(batch, ordered, prompt_of, num_ranks)
+    num_groups = num_ranks // sequence_parallel
+    filled = [
+        _fill(batch, part, prompt_of, micro_batch_tokens * sequence_parallel)
+        for part in _balance(batch, ordered, prompt_of, num_groups)
     ]
-    longest = max(len(micros) for micros in per_rank)
-    return tuple(micros + (IDLE,) * (longest - len(micros)) for micros in per_rank)
+    if num_groups > 1:
+        filled = [
+            sorted(micros, key=lambda rows: sum(_costs(batch, rows, prompt_of)), reverse=True) for micros in filled
+        ]
+    longest = max(len(micros) for micros in filled)
+    per_rank: list[tuple[MicroBatch, ...]] = []
+    for micros in filled:
+        whole = [_build(batch, micro, prompt_of, starts_B) for micro in micros] + [IDLE] * (longest - len(micros))
+        per_rank += zip(*(slices(micro, sequence_parallel) for micro in whole), strict=True)
+    return tuple(per_rank)
+
+
+def slices(micro: MicroBatch, num_slices: int) -> tuple[MicroBatch, ...]:
+    """A whole micro-batch cut into equal runs of tokens, each with the actions that are predicted there.
+
+    The end is filled up with tokens that continue its last row, so that no other row is there for attention to plan.
+    """
+    if num_slices == 1:
+        return (micro,)
+    size = -(-micro.num_tokens // num_slices)
+    filler = np.arange(size * num_slices - micro.num_tokens, dtype=np.int32)
+    token_ids = np.append(micro.token_ids, np.zeros_like(filler))
+    position_ids = np.append(micro.position_ids, micro.position_ids[-1] + 1 + filler)
+    num_real = micro.num_tokens - micro.num_padding
+    parts: list[MicroBatch] = []
+    for first in range(0, size * num_slices, size):
+        own = (micro.action_index >= first) & (micro.action_index < first + size)
+        parts.append(
+            MicroBatch(
+                token_ids=token_ids[first : first + size],
+                position_ids=position_ids[first : first + size],
+                action_index=micro.action_index[own] - np.int32(first),
+                labels=micro.labels[own],
+                slots=micro.slots[own],
+                num_padding=size - min(max(num_real - first, 0), size),
+                sequence_position_ids=position_ids,
+            )
+        )
+    return tuple(parts)
 
 
 def gather_flat(flat_A: Float32, micro: MicroBatch) -> Float32:
@@ -155,22 +232,28 @@ def _new_tokens(batch: ExperienceBatch, row: int, shares_prompt: bool) -> int:
     return prompt + int(batch.response_lengths_B[row]) - 1
 
 
-def _balance(
-    batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes], num_ranks: int
-) -> list[list[int]]:
-    """Cut the ordered rows into one consecutive part for each rank, equal in cost to within a row."""
+def _costs(batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes]) -> list[float]:
+    """Cost of each row in tokens: linear in the tokens that it adds, quadratic in its length for attention."""
     costs: list[float] = []
     previous: bytes | None = None
     for row in ordered:
         tokens = _new_tokens(batch, row, prompt_of[row] == previous)
         costs.append(tokens + len(batch.token_ids[row]) ** 2 / ATTENTION_PARITY_TOKENS)
         previous = prompt_of[row]
+    return costs
+
+
+def _balance(
+    batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes], num_groups: int
+) -> list[list[int]]:
+    """Cut the ordered rows into one consecutive part for each group of ranks, equal in cost to within a row."""
+    costs = _costs(batch, ordered, prompt_of)
     ends = np.cumsum(costs)
     middles = ends - np.asarray(costs) / 2
-    ranks = np.minimum((middles / ends[-1] * num_ranks).astype(np.int64), num_ranks - 1)
-    parts: list[list[int]] = [[] for _ in range(num_ranks)]
-    for row, rank in zip(ordered, ranks, strict=True):
-        parts[int(rank)].append(row)
+    groups = np.minimum((middles / ends[-1] * num_groups).astype(np.int64), num_groups - 1)
+    parts: list[list[int]] = [[] for _ in range(num_groups)]
+    for row, group in zip(ordered, groups, strict=True):
+        parts[int(group)].append(row)
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The learners on real Ray, DeepSpeed and gloo: any ZeRO stage and number of ranks gives the same update."""
+"""The learners on real Ray, DeepSpeed and gloo. More layouts, without Ray: ``test_learner_layouts``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pacore_rl.ppo.losses import policy_loss
 from pacore_rl.types import ExperienceBatch
 
 CPU = Device(kind="cpu", cpu_threads=1)
-LAYOUTS = {"one rank": (1, 2), "ZeRO-1": (2, 1), "ZeRO-2": (2, 2), "ZeRO-3": (2, 3)}
-"""Name to (ranks, ZeRO stage)."""
+LAYOUTS = {"one rank": (1, 2, 1), "ZeRO-2": (2, 2, 1), "shared ZeRO-3": (2, 3, 2)}
+"""Name to (ranks, ZeRO stage, ranks that share a sequence)."""
 
 
 def make_batch() -> ExperienceBatch:
@@ -56,9 +56,10 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def config_of(model: Path, num_ranks: int, zero_stage: int) -> Config:
+def config_of(model: Path, num_ranks: int, zero_stage: int, sequence_parallel: int = 1) -> Config:
     learner: dict[str, Any] = {
         "num_ranks": num_ranks,
+        "sequence_parallel": sequence_parallel,
         "zero_stage": zero_stage,
         "learning_rate": 1e-3,
         "warmup_steps": 2,
@@ -144,6 +145,7 @@ def test_every_layout_gives_the_same_update(
         np.testing.assert_allclose(entropy[name][0], entropy["one rank"][0], atol=1e-4)
         assert metrics[name]["grad_norm"] == pytest.approx(norm, rel=1e-4)
         assert metrics[name]["lr"] == rate
+        assert 0.0 <= metrics[name]["padding_share"] < 0.02
         assert metrics[name]["loss"] == pytest.approx(-float(ADVANTAGES_A.mean()), abs=1e-6)
         assert metrics[name]["ratio_max"] == pytest.approx(1.0, abs=1e-4)
         assert metrics[name]["entropy"] == pytest.approx(float(before["one rank"].result()[1].mean()), rel=1e-4)
@@ -156,15 +158,16 @@ def test_every_layout_gives_the_same_update(
 
 def test_saved_policy_is_a_model_with_its_tokenizer(actors: dict[str, ActorGroup], tmp_path: Path) -> None:
     folder = tmp_path / "policy"
-    actors["ZeRO-3"].save(folder)
-    actors["ZeRO-3"].save(folder)
+    actors["shared ZeRO-3"].save(folder)
+    actors["shared ZeRO-3"].save(folder)
     load_policy(ModelConfig(path=str(folder)), torch.float32)
     assert AutoTokenizer.from_pretrained(folder).chat_template
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
-def test_state_continues_where_it_was_saved(actors: dict[str, ActorGroup], tmp_path: Path) -> None:
-    actor = actors["one rank"]
+@pytest.mark.parametrize("name", ["one rank", "shared ZeRO-3"])
+def test_state_continues_where_it_was_saved(actors: dict[str, ActorGroup], tmp_path: Path, name: str) -> None:
+    actor = actors[name]
     actor.save_state(tmp_path)
     old_A = actor.log_probs(BATCH).result()[0]
     runs = []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacore_rl.ppo.batch import IDLE, gather_flat, pack, scatter_flat, split_rows
+from pacore_rl.ppo.batch import IDLE, count_tokens, gather_flat, pack, scatter_flat, slices, split_rows
 from pacore_rl.types import ExperienceBatch
 
 
@@ -34,6 +34,41 @@ def test_layout_of_the_header_example() -> None:
     assert micro.slots.tolist() == list(range(7))
 
 
+def test_slices_of_the_header_example() -> None:
+    batch = make_batch([([1, 2, 3], [24, 25, 26]), ([1, 2, 3], [21, 22]), ([4], [23, 19])])
+    (first,), (second,) = pack(batch, range(3), micro_batch_tokens=4, num_ranks=2, sequence_parallel=2)
+    assert (first.token_ids.tolist(), second.token_ids.tolist()) == ([1, 2, 3, 24], [25, 21, 4, 23])
+    assert (first.position_ids.tolist(), second.position_ids.tolist()) == ([0, 1, 2, 3], [4, 3, 0, 1])
+    assert (first.action_index.tolist(), second.action_index.tolist()) == ([2, 3, 2], [0, 1, 2, 3])
+    assert (first.labels.tolist(), second.labels.tolist()) == ([24, 25, 21], [26, 22, 23, 19])
+    assert (first.slots.tolist(), second.slots.tolist()) == ([0, 1, 3], [2, 4, 5, 6])
+    for part in (first, second):
+        assert part.sequence_position_ids is not None
+        assert part.sequence_position_ids.tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
+
+
+def test_padding_is_counted() -> None:
+    batch = make_batch([([1, 2], [5, 6, 7, 8])])  # 5 packed tokens
+    parts = slices(pack(batch, [0], micro_batch_tokens=9, num_ranks=1)[0][0], 4)
+    assert [part.position_ids.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [part.num_padding for part in parts] == [0, 0, 1, 2]
+    assert [part.num_actions for part in parts] == [1, 2, 1, 0]
+    assert [part.num_padding for part in slices(IDLE, 2)] == [1, 1]
+    assert count_tokens([parts, [IDLE]]).padding_share == 4 / 9
+
+
+def test_realistic_lengths_are_hardly_padded() -> None:
+    """An iteration of 4 problems x 16 responses, up to the context window, on 4 groups of 8 ranks."""
+    rng = np.random.default_rng(0)
+    rows = [
+        ([p + 1] * 12_000, [9] * int(np.clip(rng.lognormal(9.5, 0.8), 1, 119_000))) for p in range(4) for _ in range(16)
+    ]
+    per_rank = pack(make_batch(rows), range(64), micro_batch_tokens=16_384, num_ranks=32, sequence_parallel=8)
+    tokens = count_tokens(per_rank)
+    assert tokens.computed > 1_000_000
+    assert tokens.padding_share < 0.01
+
+
 def test_budget_restarts_a_document_with_its_prompt() -> None:
     batch = make_batch([([1, 2, 3], [9, 9, 9])] * 3)
     ((first, second),) = pack(batch, range(3), micro_batch_tokens=7, num_ranks=1)
@@ -46,12 +81,21 @@ def test_budget_restarts_a_document_with_its_prompt() -> None:
 @given(
     rows=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=24),
     budget=st.integers(1, 40),
-    num_ranks=st.integers(1, 3),
+    num_groups=st.integers(1, 3),
+    shared_by=st.sampled_from([1, 2, 4]),
 )
-def test_every_action_once_within_budget(rows: list[tuple[int, int]], budget: int, num_ranks: int) -> None:
+def test_every_action_once_within_budget(
+    rows: list[tuple[int, int]], budget: int, num_groups: int, shared_by: int
+) -> None:
     prompts = [[7], [1, 2, 3], [1, 2, 3, 4], [5] * 12]
     batch = make_batch([(prompts[p], list(range(20, 20 + n))) for p, n in rows])
-    per_rank = pack(batch, range(len(rows)), micro_batch_tokens=budget, num_ranks=num_ranks)
+    per_rank = pack(
+        batch,
+        range(len(rows)),
+        micro_batch_tokens=budget,
+        num_ranks=num_groups * shared_by,
+        sequence_parallel=shared_by,
+    )
     assert len({len(micros) for micros in per_rank}) == 1
     flat = np.random.default_rng(0).random(batch.num_actions).astype(np.float32)
     micros = [micro for rank in per_rank for micro in rank]
@@ -61,6 +105,9 @@ def test_every_action_once_within_budget(rows: list[tuple[int, int]], budget: in
         np.testing.assert_array_equal(responses[micro.slots], micro.labels)
         rows_here = {int(np.searchsorted(np.cumsum(batch.response_lengths_B), slot, "right")) for slot in micro.slots}
         assert micro.num_tokens <= budget or len(rows_here) <= 1
+    for group in range(0, len(per_rank), shared_by):
+        for together in zip(*per_rank[group : group + shared_by], strict=True):
+            assert len({micro.num_tokens for micro in together}) == 1
 
 
 def test_ranks_get_equal_cost() -> None:
@@ -69,6 +116,12 @@ def test_ranks_get_equal_cost() -> None:
     per_rank = pack(batch, range(128), micro_batch_tokens=1000, num_ranks=4)
     tokens = [sum(micro.num_tokens for micro in micros if micro is not IDLE) for micros in per_rank]
     assert max(tokens) - min(tokens) < 400
+
+
+def test_micro_batches_of_like_cost_meet() -> None:
+    batch = make_batch([([p + 1] * 3, [9] * n) for p, n in enumerate([10, 60, 20, 60, 10, 20])])
+    per_rank = pack(batch, range(6), micro_batch_tokens=1, num_ranks=2)
+    assert [[micro.num_tokens for micro in micros] for micros in per_rank] == [[62, 22, 12], [62, 22, 12]]
 
 
 def test_split_is_seeded_and_complete() -> None:

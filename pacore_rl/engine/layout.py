@@ -1,0 +1,79 @@
+"""Whether the models of a run fit its parallel sizes: read from their configurations, before any worker starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+
+from pacore_rl.config import Config
+from pacore_rl.engine.models import check_folder
+
+
+def check_layout(config: Config) -> None:
+    """Refuse what the learners could not train as it is set up.
+
+    Raises:
+        ValueError: a path holds no model, heads cannot be shared out over ``sequence_parallel`` ranks, the
+            architecture has no critic, or ``critic.path`` is no critic for this policy.
+    """
+    policy = _read("model.path", config.model.path)
+    if type(policy) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f"model.path={config.model.path} is of architecture {policy.model_type}, and a critic needs transformers' "
+            "token classifier of the same, which does not exist; choose a model whose architecture has one (Llama, "
+            "Qwen2, Qwen3 and their kin)."
+        )
+    critic = policy
+    if config.critic.path is not None:
+        critic = _read("critic.path", config.critic.path)
+        _check_critic(config, policy, critic)
+    _check_heads("actor", config.actor.sequence_parallel, policy)
+    _check_heads("critic", config.critic.sequence_parallel, critic)
+
+
+def _read(setting: str, path: str) -> Any:
+    check_folder(setting, path)
+    return AutoConfig.from_pretrained(path)
+
+
+def _check_critic(config: Config, policy: Any, critic: Any) -> None:
+    given = f"critic.path={config.critic.path}"
+    kind = ", ".join(critic.architectures or ["no architecture"])
+    if not kind.endswith("ForTokenClassification") or critic.num_labels != 1:
+        raise ValueError(
+            f"{given} holds {kind} with {critic.num_labels} outputs, not a saved critic (a token classifier with one); "
+            "give the `critic` folder of a checkpoint, or null to start from the policy's weights with a fresh head."
+        )
+    differences = [
+        f"{name} {theirs} against {ours}"
+        for name, theirs, ours in (
+            ("architecture", critic.model_type, policy.model_type),
+            ("vocabulary", critic.get_text_config().vocab_size, policy.get_text_config().vocab_size),
+            ("hidden size", critic.get_text_config().hidden_size, policy.get_text_config().hidden_size),
+        )
+        if theirs != ours
+    ]
+    if differences:
+        raise ValueError(
+            f"{given} does not fit model.path={config.model.path}: {', '.join(differences)}; give a critic that was "
+            "trained beside this policy or its like, or null for a fresh one."
+        )
+
+
+def _check_heads(name: str, num_ranks: int, model: Any) -> None:
+    """Ulysses shares attention heads out; key-value heads are shared out too, or each repeated for several ranks."""
+    heads = model.get_text_config().num_attention_heads
+    key_value_heads = model.get_text_config().num_key_value_heads
+    if heads % num_ranks:
+        raise ValueError(
+            f"{name}.sequence_parallel={num_ranks} cannot share out the {heads} attention heads of the model: "
+            f"{heads} / {num_ranks} is no whole number; choose a divisor of {heads}."
+        )
+    if key_value_heads % num_ranks and num_ranks % key_value_heads:
+        raise ValueError(
+            f"{name}.sequence_parallel={num_ranks} does not fit the {key_value_heads} key-value heads of the model: "
+            f"{key_value_heads} / {num_ranks} (heads a rank) and {num_ranks} / {key_value_heads} (ranks a head) are no "
+            f"whole numbers; choose a divisor or a multiple of {key_value_heads} that divides {heads}."
+        )

@@ -1,0 +1,190 @@
+"""Learner ranks without Ray: forked from one process that has imported everything, so that many layouts start fast."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pacore_rl.config import Config
+from pacore_rl.engine.learner import cut_minibatches, pack_for
+from pacore_rl.engine.learner_worker import LearnerWorker, Role
+from pacore_rl.engine.placement import Device
+from pacore_rl.ppo.batch import scatter_flat
+from pacore_rl.types import ExperienceBatch, Float32
+
+CPU = Device(kind="cpu", cpu_threads=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Iteration:
+    """What one PPO iteration of one learner came to."""
+
+    before_A: Float32
+    """Log-probs or values before the update."""
+    after_A: Float32
+    """The same after it."""
+    losses: tuple[float, ...]
+    """Of each optimizer step, summed over ranks."""
+    grad_norms: tuple[float, ...]
+
+
+def fork_context() -> ForkServerContext:
+    """Processes fork from a server that has loaded torch, transformers and DeepSpeed."""
+    os.environ |= CPU.environment()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "pacore_rl.engine.learner",
+            "deepspeed.runtime.sequence_parallel.ulysses_sp",
+            "deepspeed.module_inject.auto_ep_layer",
+            "transformers.models.qwen3.modeling_qwen3",
+            "functorch.compile",
+            "torch._dynamo",
+        ]
+    )
+    return context
+
+
+class RunningIteration:
+    """One PPO iteration under way: the ranks of a learner, each in a process of its own."""
+
+    def __init__(
+        self,
+        context: ForkServerContext,
+        role: Role,
+        config: Config,
+        batch: ExperienceBatch,
+        targets_A: Float32,
+        *,
+        folder: Path,
+    ) -> None:
+        settings = config.actor if role == "actor" else config.critic
+        self._addresses: Any = context.Queue()  # kept: its semaphores go with it
+        self._accounts: list[Connection] = []
+        for rank in range(settings.num_ranks):
+            account, results = context.Pipe(duplex=False)
+            arguments = (results, self._addresses, role, rank, config, batch, targets_A, folder)
+            context.Process(target=_rank, args=arguments, daemon=True).start()
+            results.close()
+            self._accounts.append(account)
+
+    def result(self) -> Iteration:
+        """Rank 0's account, once every rank has ended well."""
+        deadline = time.monotonic() + 400
+        accounts: list[Iteration | str | None] = []
+        for account in self._accounts:
+            assert account.poll(deadline - time.monotonic()), f"no answer in time; the others said {accounts}"
+            accounts.append(account.recv())
+        failures = [account for account in accounts if isinstance(account, str)]
+        assert not failures, "\n".join(failures)
+        (result,) = [account for account in accounts if isinstance(account, Iteration)]
+        return result
+
+
+def _rank(results: Connection, addresses: Any, role: Role, rank: int, *rest: Any) -> None:
+    import faulthandler
+
+    faulthandler.dump_traceback_later(120)
+    try:
+        results.send(_iterate(addresses, role, rank, *rest))
+    except BaseException:
+        results.send(f"{role} rank {rank}:\n{traceback.format_exc()}")
+
+
+def _iterate(
+    addresses: Any,
+    role: Role,
+    rank: int,
+    config: Config,
+    batch: ExperienceBatch,
+    targets_A: Float32,
+    folder: Path,
+) -> Iteration | None:
+    worker = LearnerWorker(role=role, rank=rank, config=config, device=CPU)
+    if rank == 0:
+        address = worker.rendezvous()
+        for _ in range(worker.settings.num_ranks - 1):
+            addresses.put(address)
+    else:
+        address = addresses.get(timeout=200)
+    worker.start(address)
+    micros = pack_for(worker.settings, batch, range(batch.num_rows))[rank]
+
+    def outputs_A() -> Float32:
+        parts = [pair[0] for pair in worker.log_probs(micros)] if role == "actor" else worker.values(micros)
+        per_rank: list[Any] = [None] * worker.settings.num_ranks
+        dist.all_gather_object(per_rank, list(zip(micros, parts, strict=True)))
+        return scatter_flat([pair for pairs in per_rank for pair in pairs], batch.num_actions)
+
+    before_A = outputs_A()
+    num_minibatches = config.ppo.actor_minibatches if role == "actor" else config.ppo.critic_minibatches
+    minibatches = cut_minibatches(worker.settings, batch, before_A, targets_A, num_minibatches, seed=(0, 1))
+    steps = worker.update(minibatches[rank], step=1)
+    after_A = outputs_A()
+    per_rank: list[Any] = [None] * worker.settings.num_ranks
+    dist.all_gather_object(per_rank, [step.sums["loss"] for step in steps])
+    worker.save(folder)
+    worker.close()
+    if rank:
+        return None
+    return Iteration(
+        before_A=before_A,
+        after_A=after_A,
+        losses=tuple(np.sum(per_rank, axis=0)),
+        grad_norms=tuple(step.grad_norm for step in steps),
+    )
+
+
+def move_in_bfloat16(
+    context: ForkServerContext, config: Config, batch: ExperienceBatch, advantages_A: Float32, num_steps: Sequence[int]
+) -> list[float]:
+    """Share of an actor's large weights that differ from the first ones after each number of further equal steps."""
+    account, results = context.Pipe(duplex=False)
+    context.Process(target=_move, args=(results, config, batch, advantages_A, num_steps), daemon=True).start()
+    results.close()
+    assert account.poll(400), "no answer in time"
+    shares = account.recv()
+    assert isinstance(shares, list), shares
+    return shares
+
+
+def _move(
+    results: Connection, config: Config, batch: ExperienceBatch, advantages_A: Float32, num_steps: Sequence[int]
+) -> None:
+    try:
+        results.send(_shares_moved(config, batch, advantages_A, num_steps))
+    except BaseException:
+        results.send(traceback.format_exc())
+
+
+def _shares_moved(
+    config: Config, batch: ExperienceBatch, advantages_A: Float32, num_steps: Sequence[int]
+) -> list[float]:
+    worker = LearnerWorker(role="actor", rank=0, config=config, device=CPU)
+    worker.start(worker.rendezvous())
+    start = worker.full_weights()
+    assert {weight.dtype for weight in start.values()} == {torch.bfloat16}
+    (micros,) = pack_for(worker.settings, batch, range(batch.num_rows))
+    old_A = scatter_flat(zip(micros, (pair[0] for pair in worker.log_probs(micros)), strict=True), batch.num_actions)
+    ((minibatch,),) = cut_minibatches(worker.settings, batch, old_A, advantages_A, 1, seed=(0, 1))
+    shares: list[float] = []
+    for number in num_steps:
+        worker.update([minibatch] * number, step=1)
+        weights = worker.full_weights()
+        large = {name: weight.abs() > 0.1 for name, weight in start.items()}
+        moved = sum(int((weights[name] != start[name])[large[name]].sum()) for name in start)
+        shares.append(moved / sum(int(mask.sum()) for mask in large.values()))
+    worker.close()
+    return shares
