@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device
 from pacore_rl.ppo.batch import MicroBatch
@@ -106,6 +107,8 @@ class LearnerWorker:
         else:
             model = load_critic(self.config.model, dtype, seed=self.config.run.seed)
             module = ValueModule(model)
+        if self.settings.lora is not None:
+            add_adapters(model, self.settings.lora)
         if self.settings.gradient_checkpointing or (
             self.settings.gradient_checkpointing is None and self.device.kind == "cuda"
         ):
@@ -274,12 +277,12 @@ class LearnerWorker:
         return _Losses(loss=result.loss, sums={"clipped": result.clipped}, ratio_max=0.0)
 
     def _full_weights(self) -> dict[str, Tensor]:
-        """Every parameter of the model, whole, on the CPU of rank 0 (empty elsewhere); tied weights once."""
+        """Every parameter of the model, whole and merged with its adapter, on the CPU of rank 0 (empty elsewhere)."""
         weights: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            with _gathered(parameter, self.settings.zero_stage):
+        for merged in merged_parameters(self.model):
+            with _gathered(merged.parameters, self.settings.zero_stage):
                 if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
+                    weights[merged.name] = merged.tensor().cpu().clone()
         return weights
 
 
@@ -297,11 +300,11 @@ def learning_rate(settings: LearnerConfig, step: int) -> float:
     return settings.learning_rate * min(1.0, step / max(settings.warmup_steps, 1))
 
 
-def _gathered(parameter: Tensor, zero_stage: int) -> Any:
-    """A context in which a ZeRO-3 parameter is whole on every rank."""
+def _gathered(parameters: Sequence[Tensor], zero_stage: int) -> Any:
+    """A context in which ZeRO-3 parameters are whole on every rank."""
     import deepspeed  # late: reads DS_ACCELERATOR, which only a worker's environment sets
 
-    return deepspeed.zero.GatheredParameters([parameter], enabled=zero_stage == 3)
+    return deepspeed.zero.GatheredParameters(list(parameters), enabled=zero_stage == 3)
 
 
 def _own_address() -> str:
@@ -342,7 +345,7 @@ def _deepspeed_engine(
         },
     }
     optimizer = torch.optim.AdamW(
-        module.parameters(),
+        (parameter for parameter in module.parameters() if parameter.requires_grad),
         lr=settings.learning_rate,
         betas=settings.adam_betas,
         weight_decay=settings.weight_decay,

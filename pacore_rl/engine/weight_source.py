@@ -1,13 +1,25 @@
-"""The trainer's weights as vLLM's weight transfer wants them: a stream of whole tensors under Hugging Face names."""
+"""The trainer's weights as vLLM's weight transfer wants them: a stream of whole tensors under Hugging Face names.
+
+    trainer                                         checkpoint and stream
+    q_proj.weight                                   q_proj.weight
+    q_proj.base_layer.weight, lora_A, lora_B        q_proj.weight, merged (``pacore_rl.engine.lora``)
+    experts.gate_up_proj [E, 2I, H]                 experts.0.gate_proj.weight [I, H], experts.0.up_proj.weight, ...
+
+transformers stacks the experts of a layer in one parameter; the way back is its own conversion, the one by which
+``save_pretrained`` writes a checkpoint. vLLM loads checkpoints.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+from pacore_rl.engine.lora import MergedParameter, merged_parameters
 
 GATHER_BYTES = 512 * 1024**2
 """Whole parameters that a rank holds at a time while it streams ZeRO-3 shards; a larger parameter goes alone."""
@@ -22,45 +34,58 @@ class ZeroWeightSource(WeightSource):
     Tied parameters appear once, under their first name, as in a Hugging Face checkpoint; vLLM ties them by itself.
     """
 
-    def __init__(self, module: nn.Module, *, zero_stage: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, zero_stage: int) -> None:
         """
         Args:
-            module: the Hugging Face model itself, whose parameter names are those of its checkpoint.
+            model: the Hugging Face model itself, with or without adapters.
             zero_stage: 1, 2 or 3.
         """
-        self._parameters = list(module.named_parameters())  # leaves out the second name of a shared parameter
+        self._model = model
+        self._merged = merged_parameters(model)
         self._gathers = zero_stage == 3
+        self._metadata: list[ParamMeta] = []
 
     def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, parameter.dtype, self._shape(parameter)) for name, parameter in self._parameters]
+        if not self._metadata:
+            self._metadata = [
+                ParamMeta(name, tensor.dtype, tuple(tensor.shape))
+                for merged in self._merged
+                for name, tensor in self._checkpoint(merged.name, self._shell(merged.parameters[0]))
+            ]
+        return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         if not self._gathers:
-            for name, parameter in self._parameters:
-                yield name, parameter.detach()
+            for merged in self._merged:
+                yield from self._checkpoint(merged.name, merged.tensor())
             return
         import deepspeed  # a sender without ZeRO 3 does without it
 
         for bucket in self._buckets():
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in bucket]):
-                for name, parameter in bucket:
+            with deepspeed.zero.GatheredParameters([parameter for merged in bucket for parameter in merged.parameters]):
+                for merged in bucket:
                     # Leaving the context swaps the parameter's storage and does not overwrite this one, so a receiver
                     # that still packs a buffer may hold on to it.
-                    yield name, parameter.data
+                    yield from self._checkpoint(merged.name, merged.tensor())
 
-    def _buckets(self) -> Iterator[list[tuple[str, nn.Parameter]]]:
-        bucket: list[tuple[str, nn.Parameter]] = []
+    def _checkpoint(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """What a checkpoint holds instead of one parameter: the parameter itself, or views of its parts."""
+        yield from revert_weight_conversion(self._model, {name: tensor}).items()
+
+    def _buckets(self) -> Iterator[list[MergedParameter]]:
+        bucket: list[MergedParameter] = []
         size = 0
-        for name, parameter in self._parameters:
-            wanted = math.prod(self._shape(parameter)) * parameter.dtype.itemsize
+        for merged in self._merged:
+            wanted = sum(self._shell(parameter).nbytes for parameter in merged.parameters)
             if bucket and size + wanted > GATHER_BYTES:
                 yield bucket
                 bucket, size = [], 0
-            bucket.append((name, parameter))
+            bucket.append(merged)
             size += wanted
         if bucket:
             yield bucket
 
-    def _shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
-        """The whole shape; DeepSpeed keeps it in ``ds_shape`` while a ZeRO-3 parameter is sharded."""
-        return tuple(parameter.ds_shape) if self._gathers else tuple(parameter.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    def _shell(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The whole parameter without its numbers; DeepSpeed keeps a sharded one's shape in ``ds_shape``."""
+        shape = parameter.ds_shape if self._gathers else parameter.shape  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.empty(tuple(shape), dtype=parameter.dtype, device="meta")

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 import torch
 from ray.actor import ActorHandle
-from torch import nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.vllm_plugin import GLOO_BACKEND, register
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
     from pacore_rl.engine.rollout import RolloutGroup
@@ -60,7 +60,9 @@ class Sender:
             self._engine.send_weights()
 
 
-def make_sender(module: nn.Module, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]) -> Sender:
+def make_sender(
+    module: PreTrainedModel, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]
+) -> Sender:
     """Join the transfer group that ``connect`` is forming. Every learner rank calls it; rank 0 blocks until all joined.
 
     Args:
