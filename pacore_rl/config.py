@@ -194,7 +194,7 @@ class LearnerConfig(Section):
     """Train low-rank adapters instead of all weights."""
     micro_batch_tokens: Positive = 32_768
     """Tokens (prompts included) that one rank packs into a forward pass; a longer row goes alone."""
-    logprob_chunk_tokens: Positive = 4096
+    logprob_chunk_tokens: Positive = 1024
     """Log-probs are computed this many tokens at a time, so that nothing of size tokens x vocabulary is alive."""
     gradient_checkpointing: bool | None = None
     """Keep a layer's input only and compute the rest again in the backward pass; null does so on GPUs."""
