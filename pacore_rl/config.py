@@ -164,7 +164,7 @@ class LoraConfig(Section):
     alpha: float = Field(default=64.0, gt=0)
     """An adapter's output is scaled by alpha / rank."""
     target_modules: tuple[str, ...] | None = None
-    """Names of the linear layers that get one; null: all but the output head."""
+    """Names of the linear layers that get one; null: all but the heads. Experts of a mixture, stacked, get none."""
 
 
 class LearnerConfig(Section):

@@ -7,6 +7,7 @@ parameter, into an ordinary model of the same architecture.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +77,10 @@ def merged_parameters(model: PreTrainedModel) -> list[MergedParameter]:
         layer, is_wrapped, own = name.rpartition(BASE)
         if is_wrapped and own == "weight":
             down, up = (parameters[f"{layer}.lora_{side}.{ADAPTER}.weight"] for side in "AB")
-            scale = model.get_submodule(layer).scaling[ADAPTER]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
-            merged.append(MergedParameter(name=f"{layer}.{own}", parameters=(parameter, down, up), scale=scale))
+            scaling: Any = model.get_submodule(layer).scaling  # peft's alpha / rank, by adapter
+            merged.append(
+                MergedParameter(name=f"{layer}.{own}", parameters=(parameter, down, up), scale=scaling[ADAPTER])
+            )
         else:
             merged.append(MergedParameter(name=name.replace(BASE, "."), parameters=(parameter,), scale=0.0))
     return merged

@@ -55,7 +55,7 @@ def moe_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
+        head_dim=32,  # pyright: ignore[reportCallIssue] (taken, though not declared)
         num_experts=4,
         num_experts_per_tok=2,
         norm_topk_prob=True,
