@@ -24,6 +24,7 @@ CORE = [
     "numpy>=2",
     "omegaconf>=2.3",
     "pandas",
+    "peft>=0.21",
     "psutil",
     "pyarrow",
     "pydantic>=2.12",

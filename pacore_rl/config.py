@@ -164,7 +164,7 @@ class LoraConfig(Section):
     alpha: float = Field(default=64.0, gt=0)
     """An adapter's output is scaled by alpha / rank."""
     target_modules: tuple[str, ...] | None = None
-    """Names of the linear layers that get one; null: all but the output head."""
+    """Names of the linear layers that get one; null: all but the heads. Experts of a mixture, stacked, get none."""
 
 
 class LearnerConfig(Section):
@@ -194,7 +194,7 @@ class LearnerConfig(Section):
     """Train low-rank adapters instead of all weights."""
     micro_batch_tokens: Positive = 32_768
     """Tokens (prompts included) of one rank in a forward pass; a row that exceeds those of its group goes alone."""
-    logprob_chunk_tokens: Positive = 4096
+    logprob_chunk_tokens: Positive = 1024
     """Log-probs are computed this many tokens at a time, so that nothing of size tokens x vocabulary is alive."""
     gradient_checkpointing: bool | None = None
     """Keep a layer's input only and compute the rest again in the backward pass; null does so on GPUs."""

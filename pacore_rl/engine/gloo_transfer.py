@@ -132,6 +132,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         # vLLM packs linear weights for the CPU's kernels and frees the originals. Only its layerwise reload brings back
         # parameters that can be loaded into, and packs them again.
         initialize_layerwise_reload(self.model)
+        forget_expert_kernels(self.model)
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         assert self._group is not None, "init_transfer_engine comes first"
@@ -171,6 +172,22 @@ def repack_output_heads(model: nn.Module) -> None:
         method = getattr(module, "quant_method", None)
         if isinstance(method, UnquantizedEmbeddingMethod):
             method.process_weights_after_loading(module)
+
+
+def forget_expert_kernels(model: nn.Module) -> None:
+    """Have the experts' weights packed again once new ones are loaded.
+
+    vLLM 0.32 packs them for the CPU's grouped product only when it makes a layer's kernel, which it does once: later
+    weights would stay as they came, and the kernel would read them as packed.
+    """
+    from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts  # a sender does without
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod) and method.moe_kernel is not None:
+            if isinstance(method.moe_kernel.fused_experts, CPUUnquantizedExperts):
+                method.moe_kernel = None
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):

@@ -24,6 +24,7 @@ from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
+from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.sequence_parallel import share_sequences
@@ -105,6 +106,8 @@ class LearnerWorker:
                 self.config.model, dtype, seed=self.config.run.seed, saved_critic=self.config.critic.path
             )
             module = ValueModule(model)
+        if self.settings.lora is not None:
+            add_adapters(model, self.settings.lora)
         spare_memory(model, self.settings, self.device)
         share_sequences(model, self.settings.sequence_parallel)
         self.model = model
@@ -147,12 +150,12 @@ class LearnerWorker:
             save_model(self.model, weights, self.config.model.path, folder)
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Every parameter of the model, whole, on the CPU of rank 0 (empty elsewhere); tied weights once."""
+        """Every parameter of the model, whole and merged with its adapter, on the CPU of rank 0 (empty elsewhere)."""
         weights: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            with _gathered(parameter, self.settings.zero_stage):
+        for merged in merged_parameters(self.model):
+            with _gathered(merged.parameters, self.settings.zero_stage):
                 if self.rank == 0:
-                    weights[name] = parameter.detach().cpu().clone()
+                    weights[merged.name] = merged.tensor().cpu().clone()
         return weights
 
     def save_state(self, folder: Path) -> None:
@@ -319,11 +322,11 @@ def learning_rate(settings: LearnerConfig, step: int) -> float:
     return settings.learning_rate * min(1.0, step / max(settings.warmup_steps, 1))
 
 
-def _gathered(parameter: Tensor, zero_stage: int) -> Any:
-    """A context in which a ZeRO-3 parameter is whole on every rank."""
+def _gathered(parameters: Sequence[Tensor], zero_stage: int) -> Any:
+    """A context in which ZeRO-3 parameters are whole on every rank."""
     import deepspeed  # late: reads DS_ACCELERATOR, which only a worker's environment sets
 
-    return deepspeed.zero.GatheredParameters([parameter], enabled=zero_stage == 3)
+    return deepspeed.zero.GatheredParameters(list(parameters), enabled=zero_stage == 3)
 
 
 def _own_address() -> str:

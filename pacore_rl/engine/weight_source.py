@@ -1,14 +1,26 @@
-"""The trainer's weights as vLLM's weight transfer wants them: a stream of whole tensors under Hugging Face names."""
+"""The trainer's weights as vLLM's weight transfer wants them: a stream of whole tensors under Hugging Face names.
+
+    trainer                                         checkpoint and stream
+    q_proj.weight                                   q_proj.weight
+    q_proj.base_layer.weight, lora_A, lora_B        q_proj.weight, merged (``pacore_rl.engine.lora``)
+    experts.gate_up_proj [E, 2I, H]                 experts.0.gate_proj.weight [I, H], experts.0.up_proj.weight, ...
+
+transformers stacks the experts of a layer in one parameter; the way back is its own conversion, the one by which
+``save_pretrained`` writes a checkpoint. vLLM loads checkpoints.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+from pacore_rl.engine.lora import MergedParameter, merged_parameters
 
 T = TypeVar("T")
 
@@ -22,40 +34,53 @@ class ZeroWeightSource(WeightSource):
     Tied parameters appear once, under their first name, as in a Hugging Face checkpoint; vLLM ties them by itself.
     """
 
-    def __init__(self, module: nn.Module, *, zero_stage: int, bucket_bytes: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, zero_stage: int, bucket_bytes: int) -> None:
         """
         Args:
-            module: the Hugging Face model itself, whose parameter names are those of its checkpoint.
+            model: the Hugging Face model itself, with or without adapters.
             zero_stage: 1, 2 or 3.
             bucket_bytes: whole parameters that a rank holds at a time while it streams ZeRO-3 shards.
         """
         self._bucket_bytes = bucket_bytes
-        self._parameters = list(module.named_parameters())  # leaves out the second name of a shared parameter
+        self._model = model
+        self._merged = merged_parameters(model)
         self._gathers = zero_stage == 3
+        self._metadata: list[ParamMeta] = []
 
     def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, parameter.dtype, self._shape(parameter)) for name, parameter in self._parameters]
+        if not self._metadata:
+            self._metadata = [
+                ParamMeta(name, tensor.dtype, tuple(tensor.shape))
+                for merged in self._merged
+                for name, tensor in self._checkpoint(merged.name, self._shell(merged.parameters[0]))
+            ]
+        return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         if not self._gathers:
-            for name, parameter in self._parameters:
-                yield name, parameter.detach()
+            for merged in self._merged:
+                yield from self._checkpoint(merged.name, merged.tensor())
             return
         import deepspeed  # a sender without ZeRO 3 does without it
 
-        for bucket in buckets(self._parameters, self._num_bytes, self._bucket_bytes):
-            with deepspeed.zero.GatheredParameters([parameter for _, parameter in bucket]):
-                for name, parameter in bucket:
+        for bucket in buckets(self._merged, self._num_bytes, self._bucket_bytes):
+            with deepspeed.zero.GatheredParameters([parameter for merged in bucket for parameter in merged.parameters]):
+                for merged in bucket:
                     # Leaving the context swaps the parameter's storage and does not overwrite this one, so a receiver
                     # that still packs a buffer may hold on to it.
-                    yield name, parameter.data
+                    yield from self._checkpoint(merged.name, merged.tensor())
 
-    def _num_bytes(self, named: tuple[str, nn.Parameter]) -> int:
-        return math.prod(self._shape(named[1])) * named[1].dtype.itemsize
+    def _checkpoint(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """What a checkpoint holds instead of one parameter: the parameter itself, or views of its parts."""
+        yield from revert_weight_conversion(self._model, {name: tensor}).items()
 
-    def _shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
-        """The whole shape; DeepSpeed keeps it in ``ds_shape`` while a ZeRO-3 parameter is sharded."""
-        return tuple(parameter.ds_shape) if self._gathers else tuple(parameter.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    def _num_bytes(self, merged: MergedParameter) -> int:
+        return sum(self._shell(parameter).nbytes for parameter in merged.parameters)
+
+    def _shell(self, parameter: nn.Parameter) -> torch.Tensor:
+        """The whole parameter without its numbers; DeepSpeed keeps a sharded one's shape in ``ds_shape``."""
+        shape = parameter.ds_shape if self._gathers else parameter.shape  # pyright: ignore[reportAttributeAccessIssue]
+        return torch.empty(tuple(shape), dtype=parameter.dtype, device="meta")
 
 
 def buckets(items: Sequence[T], num_bytes: Callable[[T], int], limit_bytes: int) -> Iterator[list[T]]:

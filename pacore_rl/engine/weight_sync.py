@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 import torch
 from ray.actor import ActorHandle
-from torch import nn
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pacore_rl.config import RolloutConfig
@@ -36,6 +35,7 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.engine.vllm_plugin import GLOO_BACKEND, register
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
     from pacore_rl.engine.ipc_transfer import IpcSender
@@ -70,7 +70,7 @@ class Sender:
 
 
 def make_sender(
-    module: nn.Module, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]
+    module: PreTrainedModel, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]
 ) -> Sender | IpcSender:
     """Join the transfer group that ``connect`` is forming. Every learner rank calls it; rank 0 blocks until all joined.
 

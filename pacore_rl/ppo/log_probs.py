@@ -1,7 +1,7 @@
 """Log-probabilities of chosen tokens from hidden states, without ever holding tokens x vocabulary.
 
-At 131,072 tokens and 151,936 words, fp32 logits are 80 GB and their gradient as much again. Both are made a chunk of
-tokens at a time, and made again in the backward pass instead of being kept.
+At 131,072 tokens and 151,936 words, fp32 logits are 80 GB and their gradient as much again. Both are made a part at a
+time, and made again in the backward pass instead of being kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def chosen_log_probs(
         weight_VH: [V, H] output embedding (the input embedding too, where the model ties them).
         labels_a: [a] int64 token ids.
         temperature: sampling temperature; the log-probs are of the distribution that was sampled.
-        chunk_tokens: tokens whose logits are alive at once.
+        chunk_tokens: tokens whose logits [chunk_tokens, V] are alive at once; the backward pass goes through blocks of
+            the vocabulary of no more numbers.
 
     Returns:
         fp32 log-probs, differentiable once in ``hidden_aH`` and ``weight_VH``, and fp32 entropies in nats without
@@ -34,19 +35,28 @@ def chosen_log_probs(
     return apply(hidden_aH, weight_VH, labels_a, temperature, chunk_tokens)
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """fp32 product of two matrices, half precision accumulated in fp32."""
+    if left.dtype == torch.float32:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """fp32 logits [chunk, V] divided by the temperature, products of half precision accumulated in fp32."""
-    if hidden.dtype == torch.float32:
-        logits = hidden @ weight.t()
-    elif hidden.is_cuda:
-        logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
-    else:
-        logits = hidden.float() @ weight.float().t()
+    """fp32 logits [tokens, words] divided by the temperature."""
+    logits = _product(hidden, weight.t())
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 class _ChosenLogProbs(torch.autograd.Function):
-    """d log p(y) / d logit_v = ([v = y] - p_v) / temperature; the probabilities are recomputed chunk by chunk."""
+    """d log p(y) / d logit_v = ([v = y] - p_v) / temperature; the probabilities are made again in the backward pass.
+
+    The forward pass takes the tokens in chunks, the backward pass the vocabulary in blocks of as many numbers: so a row
+    of the weight's gradient is one product over all tokens, accumulated inside it in fp32 and written once. Chunks of
+    tokens would each read and write the whole gradient.
+    """
 
     @staticmethod
     def forward(
@@ -58,10 +68,10 @@ class _ChosenLogProbs(torch.autograd.Function):
         for start in range(0, len(labels), chunk_tokens):
             part = slice(start, start + chunk_tokens)
             logits = _logits(hidden[part], weight, temperature)
-            normalisers[part] = logits.logsumexp(dim=-1)
-            logits.sub_(normalisers[part, None])  # now log-probabilities
-            log_probs[part] = logits.gather(1, labels[part, None]).squeeze(1)
-            entropies[part] = logits.exp().mul_(logits).sum(dim=-1).neg_()
+            table = logits.log_softmax(dim=-1)
+            log_probs[part] = table.gather(1, labels[part, None]).squeeze(1)
+            normalisers[part] = logits.gather(1, labels[part, None]).squeeze(1) - log_probs[part]
+            entropies[part] = torch.exp(table, out=logits).mul_(table).sum(dim=-1).neg_()
         ctx.save_for_backward(hidden, weight, labels, normalisers)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         ctx.mark_non_differentiable(entropies)
@@ -71,17 +81,20 @@ class _ChosenLogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, labels, normalisers = ctx.saved_tensors
-        grad_log_probs = grads[0]
-        grad_hidden = torch.empty_like(hidden)
-        # fp32: over millions of tokens a bfloat16 sum would stop growing.
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        for start in range(0, len(labels), ctx.chunk_tokens):
-            part = slice(start, start + ctx.chunk_tokens)
-            scale = grad_log_probs[part, None] / ctx.temperature
-            grad_logits = _logits(hidden[part], weight, ctx.temperature).sub_(normalisers[part, None]).exp_()
-            grad_logits.mul_(-scale)
-            grad_logits.scatter_add_(1, labels[part, None], scale)
-            grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden[part] = grad_logits @ weight
-            grad_weight.add_(grad_logits.t() @ hidden[part])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        scale = -grads[0][:, None] / ctx.temperature
+        scaled_hidden = (scale * hidden).to(hidden.dtype)
+        grad_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None  # a frozen head needs none
+        block = max(1, ctx.chunk_tokens * len(weight) // max(len(labels), ctx.chunk_tokens))
+        for start in range(0, len(weight), block):
+            words = slice(start, min(start + block, len(weight)))
+            # p_v - [v = y]: subtracted in fp32, for most tokens of a trained policy have p_y near 1.
+            error = _logits(hidden, weight[words], ctx.temperature).sub_(normalisers[:, None]).exp_()
+            is_here = (labels >= words.start) & (labels < words.stop)
+            column = (labels - words.start).clamp(0, words.stop - words.start - 1)
+            error.scatter_add_(1, column[:, None], -is_here[:, None].float())
+            error = error.to(hidden.dtype)
+            grad_hidden.add_(_product(error, weight[words]))
+            if grad_weight is not None:
+                torch.mm(error.t(), scaled_hidden, out=grad_weight[words])
+        return grad_hidden.mul_(scale).to(hidden.dtype), grad_weight, None, None, None

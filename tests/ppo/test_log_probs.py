@@ -65,3 +65,32 @@ def test_no_actions_give_no_gradient() -> None:
     log_probs.sum().backward()
     assert weight.grad is not None
     assert not weight.grad.any()
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, weight = torch.randn(5, 4, requires_grad=True), torch.randn(7, 4)
+    labels = torch.tensor([0, 6, 3, 3, 1])
+    log_probs, _ = chosen_log_probs(hidden, weight, labels, temperature=0.5, chunk_tokens=2)
+    (grad,) = torch.autograd.grad(log_probs.sum(), hidden)
+    table = torch.log_softmax(hidden @ weight.t() / 0.5, dim=-1)
+    (plain,) = torch.autograd.grad(table.gather(1, labels[:, None]).sum(), hidden)
+    torch.testing.assert_close(grad, plain, atol=2e-6, rtol=1e-5)
+
+
+def test_half_precision_keeps_the_gradient_of_sure_tokens() -> None:
+    """Where p(y) is nearly 1, p - 1 must not be lost to bfloat16's three digits."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 16, generator=generator)
+    labels = torch.arange(0, 48, 2)
+    hidden = 1.2 * weight[labels] + 0.1 * torch.randn(24, 16, generator=generator)
+    half = [tensor.bfloat16().requires_grad_() for tensor in (hidden, weight)]
+    whole = [tensor.detach().float().requires_grad_() for tensor in half]
+    results = []
+    for pair in (half, whole):
+        log_probs, _ = chosen_log_probs(pair[0], pair[1], labels, temperature=1.0, chunk_tokens=5)
+        results.append((log_probs.detach(), torch.autograd.grad(log_probs.sum(), pair)))
+    (half_log_probs, half_grads), (log_probs, grads) = results
+    assert log_probs.exp().median() > 0.99
+    torch.testing.assert_close(half_log_probs, log_probs, atol=1e-5, rtol=1e-4)
+    for grad, expected in zip(half_grads, grads, strict=True):
+        assert (grad.float() - expected).norm() < 0.01 * expected.norm()

@@ -1,0 +1,270 @@
+"""Tokens a second of a learner rank, against a bare PyTorch loop on the same packs and against padded rows.
+
+    python scripts/bench/learner.py [--layers 4 --hidden 128] [--problems 4 --responses 8] [--sigma 0.8]
+
+A random Qwen3 model trains on responses whose lengths are log-normal, as those of reasoning models roughly are. One
+update of ``LearnerWorker`` (DeepSpeed, one rank, no Ray) takes turns with
+
+    bare    the same micro-batches, module and loss in a plain PyTorch loop with AdamW: what DeepSpeed and we cost;
+    padded  the rows as they are, each with its own prompt, padded to the longest: what packing and shared prompts save.
+
+Tokens are the rows' own, prompts included, however a side computes them; medians after a warm-up round. On CPUs the
+time is the process's own, so that other processes do not count. Targets: 0.9 of bare, twice padded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from pacore_rl.config import Config
+from pacore_rl.engine.learner_worker import LearnerWorker, Minibatch
+from pacore_rl.engine.models import PolicyModule, load_policy
+from pacore_rl.engine.placement import Device
+from pacore_rl.ppo.batch import MicroBatch, gather_flat, pack
+from pacore_rl.ppo.log_probs import chosen_log_probs
+from pacore_rl.ppo.losses import policy_loss
+from pacore_rl.types import ExperienceBatch, Float32
+
+TARGET_BARE = 0.9
+TARGET_PADDED = 2.0
+
+
+def make_batch(options: argparse.Namespace) -> ExperienceBatch:
+    """P x G rows: one prompt a problem, response lengths log-normal around the median."""
+    rng = np.random.default_rng(0)
+    num_rows = options.problems * options.responses
+    lengths = np.exp(rng.normal(np.log(options.median_tokens), options.sigma, num_rows))
+    lengths_B = lengths.round().clip(1, options.max_tokens).astype(np.int32)
+    prompts = rng.integers(0, options.vocabulary, (options.problems, options.prompt_tokens), dtype=np.int32)
+    return ExperienceBatch(
+        token_ids=tuple(
+            np.concatenate([prompts[row // options.responses], rng.integers(0, options.vocabulary, n, dtype=np.int32)])
+            for row, n in enumerate(lengths_B)
+        ),
+        prompt_lengths_B=np.full(num_rows, options.prompt_tokens, np.int32),
+        response_lengths_B=lengths_B,
+        engine_logprobs_A=np.zeros(lengths_B.sum(), np.float32),
+        rewards_B=np.zeros(num_rows, np.float32),
+        weight_versions_A=np.zeros(lengths_B.sum(), np.int32),
+    )
+
+
+def write_model(options: argparse.Namespace, folder: Path) -> None:
+    """A Qwen3 of the given sizes with random weights."""
+    torch.manual_seed(0)
+    heads = max(options.hidden // options.head_dim, 1)
+    config = Qwen3Config(
+        vocab_size=options.vocabulary,
+        hidden_size=options.hidden,
+        intermediate_size=3 * options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(heads // 4, 1),
+        head_dim=options.head_dim,
+        max_position_embeddings=options.prompt_tokens + options.max_tokens,
+        tie_word_embeddings=False,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def make_config(options: argparse.Namespace, folder: Path) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"device": options.device},
+            "model": {"path": str(folder), "context_window_tokens": options.prompt_tokens + options.max_tokens},
+            "data": {"problems": "unused.jsonl"},
+            "synthesis": {"min_messages": 0, "max_messages": 0},
+            "sampling": {"answer_reserve_tokens": 1},
+            "ppo": {
+                "problems_per_step": options.problems,
+                "responses_per_problem": options.responses,
+                "critic_minibatches": 1,
+            },
+            "actor": {
+                "zero_stage": options.zero_stage,
+                "warmup_steps": 0,
+                "micro_batch_tokens": options.micro_batch_tokens,
+            },
+        }
+    )
+
+
+def make_bare(config: Config, device: Device, minibatch: Minibatch) -> Callable[[], None]:
+    """The update in plain PyTorch, on the same micro-batches."""
+    module, optimizer = _module(config, device)
+    torch_device = torch.device(device.kind)
+
+    def update() -> None:
+        for micro, old, targets in zip(minibatch.micro_batches, minibatch.old, minibatch.targets, strict=True):
+            arrays = (micro.token_ids[None], micro.position_ids[None], micro.action_index, micro.labels)
+            log_probs, _ = module(*(torch.from_numpy(array).long().to(torch_device) for array in arrays))
+            _backward(log_probs, old, targets, minibatch.num_actions)
+        _step(module, optimizer, config)
+
+    return update
+
+
+def make_padded(config: Config, device: Device, batch: ExperienceBatch, old_A: Float32) -> Callable[[], None]:
+    """The update on rows padded to the longest, as many a pass as the token budget holds.
+
+    Padding stands on the right, where causality alone hides it, so sdpa's fastest path serves; log-probs are of action
+    tokens only, in chunks, as ours. Only the layout differs.
+    """
+    module, optimizer = _module(config, device)
+    torch_device = torch.device(device.kind)
+    module.model.set_attn_implementation("sdpa")
+    longest = max(len(ids) for ids in batch.token_ids)
+    rows_per_pass = max(1, config.actor.micro_batch_tokens // longest)
+    ends = np.cumsum(batch.response_lengths_B)
+
+    def update() -> None:
+        for first in range(0, batch.num_rows, rows_per_pass):
+            rows = range(first, min(first + rows_per_pass, batch.num_rows))
+            ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+            is_action = torch.zeros(len(rows), longest, dtype=torch.bool)
+            for i, row in enumerate(rows):
+                ids[i, : len(batch.token_ids[row])] = torch.from_numpy(batch.token_ids[row])
+                is_action[i, batch.prompt_lengths_B[row] - 1 : len(batch.token_ids[row]) - 1] = True
+            ids, is_action = ids.to(torch_device), is_action.to(torch_device)
+            hidden = module.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            log_probs, _ = chosen_log_probs(
+                hidden[is_action],
+                module.model.get_output_embeddings().weight,  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
+                ids.roll(-1, dims=1)[is_action],
+                temperature=1.0,
+                chunk_tokens=config.actor.logprob_chunk_tokens,
+            )
+            part = old_A[ends[first] - batch.response_lengths_B[first] : ends[rows[-1]]]
+            _backward(log_probs, part, part, batch.num_actions)
+        _step(module, optimizer, config)
+
+    return update
+
+
+def _module(config: Config, device: Device) -> tuple[PolicyModule, torch.optim.Optimizer]:
+    model = load_policy(config.model, device.dtype(config.model.dtype)).to(torch.device(device.kind))  # pyright: ignore[reportArgumentType]
+    model.train()
+    if device.kind == "cuda":  # as the learner does
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    module = PolicyModule(model, temperature=1.0, chunk_tokens=config.actor.logprob_chunk_tokens)
+    return module, torch.optim.AdamW(module.parameters(), lr=config.actor.learning_rate)
+
+
+def _backward(log_probs: torch.Tensor, old: Float32, advantages: Float32, num_actions: int) -> None:
+    old_a, advantages_a = (torch.from_numpy(array).to(log_probs.device) for array in (old, advantages))
+    policy_loss(log_probs, old_a, advantages_a, clip_range=0.2, num_actions=num_actions).loss.backward()
+
+
+def _step(module: PolicyModule, optimizer: torch.optim.Optimizer, config: Config) -> None:
+    torch.nn.utils.clip_grad_norm_(module.parameters(), config.actor.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def flops(options: argparse.Namespace, model: Any, batch: ExperienceBatch, micros: Sequence[MicroBatch]) -> float:
+    """Operations of one update on packed tokens: 6 a weight and token, and attention; recomputation does not count."""
+    head = options.vocabulary * options.hidden
+    trunk = sum(parameter.numel() for parameter in model.parameters()) - 2 * head
+    packed = sum(micro.num_tokens for micro in micros)
+    width = options.layers * model.config.num_attention_heads * options.head_dim
+    prompts, totals = batch.prompt_lengths_B.astype(float), np.array([len(ids) for ids in batch.token_ids], float)
+    seen = (totals**2 - prompts**2).sum() + (prompts[:: options.responses] ** 2).sum()
+    return 6.0 * (trunk * packed + head * batch.num_actions + width * float(seen))
+
+
+def timed(device: Device, update: Callable[[], Any]) -> float:
+    clock = time.perf_counter if device.kind == "cuda" else time.process_time
+    start = clock()
+    update()
+    if device.kind == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run all sides in turns and return the last line."""
+    write_model(options, folder)
+    config, device = make_config(options, folder), Device(kind=options.device, cpu_threads=options.threads)
+    os.environ |= device.environment()
+    batch = make_batch(options)
+    old_A = np.random.default_rng(1).normal(-2, 1, batch.num_actions).astype(np.float32)
+    ((*micros,),) = pack(batch, range(batch.num_rows), micro_batch_tokens=options.micro_batch_tokens, num_ranks=1)
+    parts = tuple(gather_flat(old_A, micro) for micro in micros)
+    minibatch = Minibatch(micro_batches=tuple(micros), old=parts, targets=parts, num_actions=batch.num_actions)
+    worker = LearnerWorker(role="actor", rank=0, config=config, device=device)
+    worker.start(worker.rendezvous())
+    updates: dict[str, Callable[[], Any]] = {
+        "ours": lambda: worker.update([minibatch], step=1),
+        "bare": make_bare(config, device, minibatch),
+        "padded": make_padded(config, device, batch, old_A),
+    }
+    seconds: dict[str, list[float]] = {side: [] for side in updates}
+    for turn in range(options.rounds + 1):
+        for side, update in updates.items():
+            seconds[side].append(timed(device, update))
+            print(json.dumps({"round": turn, "side": side, "seconds": round(seconds[side][-1], 3)}), flush=True)
+    worker.close()
+    medians = {side: statistics.median(values[1:]) for side, values in seconds.items()}
+    longest = max(len(ids) for ids in batch.token_ids)
+    tokens = {
+        "rows": sum(len(ids) for ids in batch.token_ids),
+        "packed": sum(micro.num_tokens for micro in micros),
+        "padded": batch.num_rows * longest,
+    }
+    ratio, ratio_padded = medians["bare"] / medians["ours"], medians["padded"] / medians["ours"]
+    line: dict[str, Any] = {
+        "bench": "learner",
+        "ratio": round(ratio, 3),
+        "target": TARGET_BARE,
+        "ratio_padded": round(ratio_padded, 2),
+        "target_padded": TARGET_PADDED,
+        "met": ratio >= TARGET_BARE and ratio_padded >= TARGET_PADDED,
+        "tokens_per_second": {side: round(tokens["rows"] / value) for side, value in medians.items()},
+        "tokens": tokens,
+        "longest_row": longest,
+        "micro_batches": len(micros),
+    }
+    if options.device == "cuda":
+        rate = flops(options, worker.model, batch, micros) / medians["ours"]
+        line |= {"tflops": round(rate / 1e12, 1), "mfu": round(rate / 1e12 / options.peak_tflops, 3)}
+    names = ("layers", "hidden", "vocabulary", "problems", "responses", "prompt_tokens", "median_tokens", "sigma")
+    return line | {name: getattr(options, name) for name in (*names, "zero_stage", "device", "threads", "rounds")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--head-dim", type=int, default=32)
+    parser.add_argument("--vocabulary", type=int, default=522)
+    parser.add_argument("--problems", type=int, default=4, help="P")
+    parser.add_argument("--responses", type=int, default=8, help="G, which share a prompt")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--median-tokens", type=int, default=256, help="of the responses")
+    parser.add_argument("--sigma", type=float, default=0.8, help="of their logarithm")
+    parser.add_argument("--max-tokens", type=int, default=2048, help="of a response; longer ones are cut")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument("--zero-stage", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="beside one to warm up")
+    parser.add_argument("--threads", type=int, default=1, help="on CPUs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the GPU in bfloat16; 989 is an H100's")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(options, Path(folder))))
+
+
+if __name__ == "__main__":
+    main()
