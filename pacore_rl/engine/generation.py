@@ -81,7 +81,7 @@ class Generation:
         return self._responses(self._engine.step(), interrupted=False)
 
     def interrupt(self) -> list[Response]:
-        """Take everything out of the engine; what it has of each response, down to no token at all."""
+        """Take everything out of the engine, the prefix cache too; what it has of each response, be it no token."""
         from vllm.v1.engine import FinishReason
 
         states = self._engine.output_processor.request_states
@@ -93,6 +93,7 @@ class Generation:
             for state in states.values()
         ]
         self._engine.abort_request(list(states), internal=True)
+        forget_prefixes(self._engine)
         return self._responses([output for output in outputs if output is not None], interrupted=True)
 
     def _submit(self, job: Job) -> Finish | None:

@@ -166,8 +166,9 @@ class RolloutGroup:
 
     def _tell(self, workers: Iterable[int], news: News) -> None:
         # Nobody waits for the answer: should a worker be gone, its stream says so.
-        for worker in workers:
-            self.handles[worker].tell.options(concurrency_group=CONTROL).remote(news)
+        if self.handles:  # none in a closed group, whose streams may be dropped late
+            for worker in workers:
+                self.handles[worker].tell.options(concurrency_group=CONTROL).remote(news)
 
     def call_all(self, method: str, *arguments: Any) -> list[ray.ObjectRef[Any]]:
         """Command every worker; ``wait`` for what this returns."""

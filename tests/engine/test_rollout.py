@@ -242,5 +242,5 @@ def test_an_engine_that_dies_is_named_with_what_to_do(group: RolloutGroup) -> No
     stream = group.stream(requests, Sampling(max_response_tokens=100))
     next(stream)
     os.kill(pid, signal.SIGKILL)  # as the kernel does when memory runs out
-    with pytest.raises(WorkerDied, match=r"rollout worker 1 died while generating: .*lower rollout.kv_cache_gib"):
+    with pytest.raises(WorkerDied, match=r"(?s)rollout worker 1 died while generating: .*lower rollout.kv_cache_gib"):
         list(stream)
