@@ -39,6 +39,7 @@ class Attack:
     """With 2, the second test sees what the first one left behind."""
     leaks_without_sandbox: bool = True
     """False: a fork per test, resource limits or another user's rights already stop it."""
+    ends_at_time_limit: bool = False
 
 
 def _escape(name: str, source: str, num_tests: int = 1) -> Attack:
@@ -47,6 +48,10 @@ def _escape(name: str, source: str, num_tests: int = 1) -> Attack:
 
 def _contained(name: str, source: str, num_tests: int = 1) -> Attack:
     return Attack(name=name, source=source, num_tests=num_tests, leaks_without_sandbox=False)
+
+
+def _endless(name: str, source: str) -> Attack:
+    return Attack(name=name, source=source, leaks_without_sandbox=False, ends_at_time_limit=True)
 
 
 _NETWORK = (
@@ -133,9 +138,9 @@ _LIMITS = (
     _contained("memory bomb", "try: x = b'x' * (HOST['memory_mib'] << 20); print('LEAK', len(x))\nexcept MemoryError: print('refused')"),
     _contained("memory by mapping", "try: m = mmap.mmap(-1, HOST['memory_mib'] << 20); print('LEAK')\nexcept (OSError, MemoryError): print('refused')"),
     _contained("raise its own limits", "import resource\nfor kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):\n    try: resource.setrlimit(kind, (1 << 40, 1 << 40)); print('LEAK', kind)\n    except (OSError, ValueError): pass"),
-    _contained("endless loop", "while True: pass"),
-    _contained("loop that ignores signals", "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass"),
-    _contained("sleep", "time.sleep(3600)"),
+    _endless("endless loop", "while True: pass"),
+    _endless("loop that ignores signals", "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass"),
+    _endless("sleep", "time.sleep(3600)"),
     _contained("flood of output", "chunk = b'x' * (1 << 20)\nfor _ in range(HOST['output_mib'] + 1): os.write(1, chunk)\nprint('LEAK')"),
     _contained("flood of errors", "chunk = b'x' * (1 << 20)\nfor _ in range(HOST['output_mib'] + 1): os.write(2, chunk)\nos.write(1, b'LEAK')"),
     _contained("file of 8 GB", "os.ftruncate(1, 8 << 30); print('LEAK')"),

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from pacore_rl.rewards.code.stage import shared_folder, stage
 
 SandboxChoice = Literal["auto", "bubblewrap", "landlock", "chroot"]
 LIMITS = Limits(cpu_seconds=1.0, wall_factor=1.0, memory_mib=256, output_mib=2)
+PATIENT_LIMITS = replace(LIMITS, wall_factor=30.0)
 NUM_SANDBOXES = 2
 """Some attacks only wait for their time limit; the others go on beside them."""
 _DECOY_SECONDS = 600
@@ -155,6 +156,8 @@ def _attack(sandbox: Sandbox, attack: Attack, bait: _Bait) -> str:
     got = ""
     for number in range(1, attack.num_tests + 1):
         ran = sandbox.run(Run(), LIMITS, stdin=b"%d\n" % number)
+        if ran.ending == "timeout" and not attack.ends_at_time_limit:  # a busy machine is no proof that it failed
+            ran = sandbox.run(Run(), PATIENT_LIMITS, stdin=b"%d\n" % number)
         said = ran.output[: 1 << 16].decode(errors="replace")
         if "LEAK" in said or bait.secret in said + ran.error:
             got = " ".join(said.split())[:200]
@@ -241,7 +244,7 @@ def _decoy(uid: int | None, secret: str) -> subprocess.Popen[bytes]:
     """A process in our place, of the same user as the sandboxes: killing it is no loss."""
     python = stage().root / "py"
     user: dict[str, Any] = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
-    return subprocess.Popen(
+    return subprocess.Popen[bytes](
         [str(python / "bin" / "python"), "-I", "-S", "-c", f"import time; time.sleep({_DECOY_SECONDS})"],
         env={"SECRET": secret, "LD_LIBRARY_PATH": str(python / "lib")},
         cwd="/",

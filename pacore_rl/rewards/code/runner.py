@@ -34,8 +34,8 @@ STARVED_FACTOR, STARVED_SHARE = 4, 0.03
 _CPU_CLOCK = 2
 """clock_getcpuclockid(3): of another process."""
 PRELOADED = frozenset(
-    "__future__ array atexit bisect cmath collections copy datetime decimal enum fractions functools heapq io itertools "
-    "json math operator os queue random re statistics string sys threading time typing types".split()
+    "__future__ array atexit bisect cmath collections copy datetime decimal enum fractions functools heapq io "
+    "itertools json math operator os queue random re statistics string sys threading time typing types".split()
 )
 """Imported once, before the fork, where the source mentions them; trusted modules without state between tests."""
 CALL_PRELUDE = "import collections, heapq, bisect, math, itertools, functools, re, string\nfrom collections import *\n"

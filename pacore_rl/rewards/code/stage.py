@@ -31,8 +31,8 @@ RUNNER_FILES = ("__init__.py", "rewards/__init__.py") + tuple(
     f"rewards/code/{name}.py" for name in ("__init__", "calls", "jail", "runner", "seccomp", "values")
 )
 _LEFT_OUT = frozenset(
-    "test tests site-packages dist-packages idlelib lib2to3 tkinter turtledemo turtle.py ensurepip venv pydoc_data distutils "
-    "curses sqlite3 unittest wsgiref xmlrpc dbm".split()
+    "test tests site-packages dist-packages idlelib lib2to3 tkinter turtledemo turtle.py ensurepip venv pydoc_data "
+    "distutils curses sqlite3 unittest wsgiref xmlrpc dbm".split()
 )
 _LEFT_OUT_PATTERN = re.compile(
     r"config-3.*|_(ssl|tkinter|curses.*|sqlite3|test.*|xx.*|ctypes_test)\.|(readline|nis|xx.*)\.|.*\.a$|.*\.opt-.*"
@@ -85,7 +85,8 @@ def shared_folder() -> Path:
             f"{folder} belongs to another user or is open to one; remove it, or set TMPDIR to another folder."
         )
     raise OSError(
-        f"no folder for sandboxes: {', '.join(places)} must be writable, and open to other users; set TMPDIR to one that is."
+        f"no folder for sandboxes: {', '.join(places)} must be writable, and open to other users; set TMPDIR to one "
+        "that is."
     )
 
 
@@ -119,6 +120,7 @@ def _make(root: Path, source: Path, interpreter: Path) -> None:
             [sys.executable, "-m", "compileall", "-q", building / "runner"], check=False, stdout=subprocess.DEVNULL
         )
         _open_for_reading(building)
+        (building / "tmp").chmod(0o711)  # boxes of chroot sandboxes: passed through by name, not listed
         try:
             building.rename(root)
         except OSError:
