@@ -31,10 +31,12 @@ from pacore_rl.types import Problem, Role, Turn
 SCHEMA_VERSION = 1
 
 _ROLES: tuple[str, ...] = get_args(Role)
-_KNOWN_KEYS = frozenset(("schema_version", "id", "source", "reward", "tags", "responses")) | frozenset(
-    ("problem", "conversation", "messages", "answer", "ground_truth")
-)
 _QUESTION_KEYS = ("problem", "question", "description", "question_content")
+_KNOWN_KEYS = (
+    frozenset(_QUESTION_KEYS)
+    | frozenset(("schema_version", "id", "source", "reward", "tags", "responses"))
+    | frozenset(("problem", "conversation", "messages", "answer", "ground_truth"))
+)
 _FORMATS = ".jsonl, .jsonl.gz, .json or .parquet"
 
 Record = Mapping[str, Any]

@@ -92,7 +92,8 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
 
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
-    kept, report = select_stage1(load_checked_problems(problems, config.reward), MessagePool.open(pool, must_exist=True))
+    checked = load_checked_problems(problems, config.reward)
+    kept, report = select_stage1(checked, MessagePool.open(pool, must_exist=True))
     save_problems(out, kept)
     console.print(report.as_text())
     return out
