@@ -133,7 +133,8 @@ def run(sandbox: Sandbox, source: str, stdin: bytes = b"", limits: Limits | None
 def test_a_program_runs_as_in_an_interpreter(sandbox: Sandbox) -> None:
     ran = run(sandbox, "import os, sys\nprint(os.fstat(0).st_size, input(), __name__, sys.argv)\nsys.exit(3)", b"ab\n")
     assert (ran.output, ran.exit_code, ran.ending) == (b"3 ab __main__ ['solution.py']\n", 3, "crashed")
-    late = "import threading, atexit\natexit.register(print, 'bye')\nthreading.Thread(target=lambda: print('thread')).start()"
+    late = "import threading, atexit\natexit.register(print, 'bye')\n"
+    late += "threading.Thread(target=lambda: print('thread')).start()"
     assert run(sandbox, late).output == b"thread\nbye\n"
     deep = "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 27)\n"
     deep += (
