@@ -115,6 +115,16 @@ class RewardConfig(Section):
     """Killable checker processes."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """Longest time for one answer; then its checker is killed."""
+    sandbox: Literal["auto", "bubblewrap", "landlock", "chroot"] = "auto"
+    """Where programs run; auto: the first that every attack fails against on this machine (see `pacore-rl doctor`)."""
+    unsafe_local: bool = False
+    """Run programs without a sandbox, under resource limits only: a model's code then has what you have."""
+    code_test_seconds: float = Field(default=5.0, gt=0)
+    """CPU time of one test of a program, where its problem sets no limit."""
+    code_submission_seconds: float = Field(default=60.0, gt=0)
+    """CPU time of all tests of a program; those left over count as failed."""
+    code_memory_mib: Positive = 1024
+    """Memory of one test of a program, where its problem sets no limit."""
     max_failed_share: Share = 0.02
     """Share of scorings in a step that may fail through our fault before the run stops."""
 

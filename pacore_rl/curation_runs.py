@@ -32,7 +32,7 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
     from pacore_rl.engine.cluster import open_engine
 
     size, path = size or config.synthesis.pool_size, model or config.model.path
-    selected = load_checked_problems(problems)
+    selected = load_checked_problems(problems, config.reward)
     pool = MessagePool.open(out)
     tokenizer = load_tokenizer(path)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
@@ -69,7 +69,9 @@ def make_arithmetic(
 
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
-    kept, report = select_stage1(load_checked_problems(problems), MessagePool.open(pool, must_exist=True))
+    kept, report = select_stage1(
+        load_checked_problems(problems, config.reward), MessagePool.open(pool, must_exist=True)
+    )
     save_problems(out, kept)
     console.print(report.as_text())
     return out
@@ -80,7 +82,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
     from pacore_rl.engine.cluster import open_engine
 
     path = model or config.model.path
-    selected = load_checked_problems(problems)
+    selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
     tokenizer = load_tokenizer(path)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:

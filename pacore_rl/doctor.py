@@ -287,6 +287,14 @@ def _check_loopback() -> Finding:
     return Finding(name="loopback", status="ok", seen=f"a free port ({port}), and a connection to it")
 
 
+def check_sandbox() -> list[Finding]:
+    """Sandbox of code rewards (the attacks run once, some seconds)"""
+    from pacore_rl.rewards.code.report import report
+
+    found = report()
+    return [Finding(name="sandbox", status="ok" if found.is_usable else "warn", seen=found.seen, remedy=found.remedy)]
+
+
 def check_engine() -> list[Finding]:
     """Start of a vLLM engine (up to 2 minutes)"""
     command = [sys.executable, "-m", "pacore_rl.engine.start_probe"]
@@ -339,6 +347,7 @@ CHECKS: tuple[Check, ...] = (
     check_gpu,
     check_compiler,
     check_network,
+    check_sandbox,
     check_engine,
 )
 SLOW_CHECKS: tuple[Check, ...] = (check_engine,)

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from pacore_rl.config import RewardConfig
 from pacore_rl.problems import load_problems
 from pacore_rl.rewards.ground_truths import check_ground_truths
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.types import PoolMessage, Problem
 
 
-def load_checked_problems(path: Path) -> tuple[Problem, ...]:
+def load_checked_problems(path: Path, reward: RewardConfig) -> tuple[Problem, ...]:
     """Problems whose ground truth their own reward accepts.
 
     Raises:
@@ -21,7 +22,7 @@ def load_checked_problems(path: Path) -> tuple[Problem, ...]:
     problems = load_problems(path)
     if not problems:
         raise ValueError(f"{path} holds no problems; check the path, or loosen the filter that wrote it.")
-    bad = check_ground_truths(problems)
+    bad = check_ground_truths(problems, reward)
     if bad:
         listing = "\n".join(f"  {problem.id}: {problem.ground_truth[:80]!r}: {reason}" for problem, reason in bad[:8])
         raise ValueError(

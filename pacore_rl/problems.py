@@ -6,6 +6,8 @@ Three record forms are read; the first is also what :func:`save_problems` writes
     released  {conversation, ground_truth, responses}: the form of the paper's training set (Appendix C)
     simple    {id, source, problem, answer}
 
+and coding problems in the forms of ``pacore_rl.rewards.code.shapes``, whose tests become the ground truth.
+
 ``messages`` is read as ``conversation``. Keys of none of these forms become tags where they hold text or a number.
 A record without an id gets one from the hash of its content.
 """
@@ -23,13 +25,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast, get_args
 
+from pacore_rl.rewards.code import shapes
 from pacore_rl.types import Problem, Role, Turn
 
 SCHEMA_VERSION = 1
 
 _ROLES: tuple[str, ...] = get_args(Role)
-_KNOWN_KEYS = frozenset(("schema_version", "id", "source", "reward", "tags", "responses")) | frozenset(
-    ("problem", "conversation", "messages", "answer", "ground_truth")
+_QUESTION_KEYS = ("problem", "question", "description", "question_content")
+_KNOWN_KEYS = (
+    frozenset(_QUESTION_KEYS)
+    | frozenset(("schema_version", "id", "source", "reward", "tags", "responses"))
+    | frozenset(("problem", "conversation", "messages", "answer", "ground_truth"))
 )
 _FORMATS = ".jsonl, .jsonl.gz, .json or .parquet"
 
@@ -210,7 +216,8 @@ def _to_problem(record: Record, where: str) -> Problem:
             "save it again with a matching release."
         )
     conversation = _conversation(record, where)
-    ground_truth = _ground_truth(record, where)
+    tests = _tests(record, where)
+    ground_truth = _ground_truth(record, where) if tests is None else tests
     id = record.get("id")
     if id is None or id == "":
         id = _content_id(conversation, ground_truth)
@@ -218,16 +225,16 @@ def _to_problem(record: Record, where: str) -> Problem:
         id=str(id),
         conversation=conversation,
         ground_truth=ground_truth,
-        reward=_text(record, "reward", "math", where),
+        reward=_text(record, "reward", "math" if tests is None else "code", where),
         source=_text(record, "source", "", where),
-        tags=_tags(record, where),
+        tags=_tags(record if tests is None else {k: v for k, v in record.items() if k not in shapes.KEYS}, where),
     )
 
 
 def _conversation(record: Record, where: str) -> tuple[Turn, ...]:
     key = next((key for key in ("conversation", "messages") if record.get(key)), None)
     if key is None:
-        question = record.get("problem")
+        question = next((record[key] for key in _QUESTION_KEYS if record.get(key)), None)
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"{where}: no question; give `problem` (a text) or `conversation` (a list of turns).")
         return (Turn(role="user", content=question),)
@@ -265,6 +272,18 @@ def _ground_truth(record: Record, where: str) -> str:
             "scored, so add it or remove the record."
         )
     return value
+
+
+def _tests(record: Record, where: str) -> str | None:
+    """The ground truth of a coding problem that brings its tests in a form of a data set, None of any other."""
+    if record.get("ground_truth") or record.get("answer"):
+        return None
+    try:
+        suite = shapes.suite_of_record(record)
+    except ValueError as error:
+        name = record.get("id")
+        raise ValueError(f"{where}{f' (id {name!r})' if name else ''}: {error}") from error
+    return None if suite is None else suite.to_json()
 
 
 def _tags(record: Record, where: str) -> dict[str, str | int | float]:

@@ -154,6 +154,43 @@ def evaluate(
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Responses, JSON Lines: id, domain, response, ...")],
+    out: Annotated[Path, typer.Option(help="File of the verdicts (JSON Lines).")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Responses scored at a time.", show_default="one a core")
+    ] = None,
+    end_of_reasoning: Annotated[
+        str, typer.Option(help="What follows its last occurrence is judged; empty: the whole response.")
+    ] = "",
+    unsafe_local: Annotated[
+        bool, typer.Option("--unsafe-local", help="Run programs without a sandbox, where none can be had.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Score responses to maths and coding problems, as training does.
+
+    Each line of FILE: id, domain (math or code), response, and answer or tests ([{input, output}]); for code also
+    checker, checker_program, fn_name, time_limit_seconds, memory_limit_mib.
+
+    Example: [cyan]pacore-rl score responses.jsonl --out verdicts.jsonl[/]  More: docs/code_rewards.md
+    """
+    with guard(debug=debug) as outputs:
+        from pacore_rl.config import RewardConfig
+        from pacore_rl.machine import num_cores
+        from pacore_rl.rewards.score_file import score_file
+        from pacore_rl.runs import progress_bar
+
+        source = _existing(file, "FILE")
+        outputs.add(out)
+        config = RewardConfig(num_workers=workers or num_cores(), unsafe_local=unsafe_local)
+        with progress_bar("scoring", 0) as update:
+            summary = score_file(source, out, config, end_of_reasoning=end_of_reasoning, on_progress=update)
+        Console().print(summary.as_text(), highlight=False)
+        _say_done(out, "look at the reasons of those that are not scored")
+
+
+@app.command()
 def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the start of a real engine (up to 2 minutes).")

@@ -80,7 +80,7 @@ class HeldOut:
 def load_held_out(config: Config) -> HeldOut | None:
     if config.data.held_out_problems is None or config.data.held_out_pool is None:
         return None
-    problems = load_checked_problems(config.data.held_out_problems)[: config.evaluation.num_problems]
+    problems = load_checked_problems(config.data.held_out_problems, config.reward)[: config.evaluation.num_problems]
     return HeldOut(problems=problems, pool=load_pool(config.data.held_out_pool, problems))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pacore_rl.types import Verdict
 
 if TYPE_CHECKING:
+    from pacore_rl.config import RewardConfig
     from pacore_rl.rewards.checker_pool import CheckerPool
 
 
@@ -31,6 +32,8 @@ class Reward:
     """``(message, ground truth)``; runs in the caller's thread, so it takes microseconds and never raises."""
     answer: Callable[[Question, CheckerPool], Verdict] | None = None
     """Answers what ``settle`` left open; runs in a scorer's thread and may use its killable processes."""
+    limit_seconds: Callable[[RewardConfig], float] | None = None
+    """Longest time of one ``answer``; None: that of a checker process."""
     inspect_ground_truth: Callable[[str], str | Question | None] | None = None
     """None where the ground truth is sound, a reason where it is not, or a question that must come out correct."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.checker_process import PACKET_BYTES
 
 START_SECONDS = 60.0
@@ -54,7 +55,9 @@ class CheckerPool:
     """Checker processes, started when first asked. ``ask`` may be called from any number of threads; each call in
     progress uses one process, so the caller's number of threads is the number of processes."""
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float, config: RewardConfig | None = None) -> None:
+        self.config = config or RewardConfig()
+        """The scorer's settings, for rewards that have some of their own."""
         self._timeout_seconds = timeout_seconds
         self._cpu_seconds = min(MAX_CPU_SECONDS, CPU_SHARE_OF_LIMIT * timeout_seconds)
         self._lock = threading.Lock()  # guards everything below, and one request on the control socket

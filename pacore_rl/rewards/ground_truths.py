@@ -43,4 +43,6 @@ def _reason(problem: Problem, finding: str | Future[Verdict] | None) -> str | No
     verdict = finding.result()  # bounded: every question has a time limit
     if verdict.correct:
         return None
+    if problem.reward == "code":
+        return f"its tests cannot be used: {verdict.reason}"
     return f"its ground truth {problem.ground_truth!r} is not accepted as an answer to itself: {verdict.reason}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pacore_rl.rewards import exact, maths
 from pacore_rl.rewards.base import Question, Reward, failed
+from pacore_rl.rewards.code import reward as code
 from pacore_rl.types import Verdict
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 REWARDS: dict[str, Reward] = {
     "exact": exact.REWARD,
     "math": maths.REWARD,
+    "code": code.REWARD,
 }
 
 

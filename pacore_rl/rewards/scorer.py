@@ -64,7 +64,7 @@ class LocalScorer:
     def __init__(self, config: RewardConfig, end_of_reasoning: str) -> None:
         self._config = config
         self._end_of_reasoning = end_of_reasoning
-        self._pool = CheckerPool(config.timeout_seconds)
+        self._pool = CheckerPool(config.timeout_seconds, config)
         self._threads = ThreadPoolExecutor(config.num_workers, thread_name_prefix="scorer")
         self._lock = threading.Lock()
         self._asked: OrderedDict[Question, Future[Verdict]] = OrderedDict()
@@ -80,9 +80,11 @@ class LocalScorer:
         with self._lock:
             rounds = self._num_waiting / self._config.num_workers + 1
         # One question takes a process up to twice the limit: once more after a failure of ours.
-        return PendingVerdicts(
-            slots=slots, limit_seconds=START_SECONDS + rounds * (2 * self._config.timeout_seconds + 5)
-        )
+        longest = 2 * self._config.timeout_seconds + 5
+        for name in {problem.reward for problem, _, _ in items}:
+            limit = reward_of(name).limit_seconds
+            longest = longest if limit is None else max(longest, limit(self._config))
+        return PendingVerdicts(slots=slots, limit_seconds=START_SECONDS + rounds * longest)
 
     def close(self) -> None:
         """End every thread and process of the scorer. Safe to call twice."""

@@ -1,0 +1,159 @@
+"""What a sandbox can see: a folder with this Python's standard library, the runner, and the libraries both need.
+
+Made once per machine and user, and shared by every sandbox, read-only. The interpreter itself may stand where an
+unprivileged user cannot go (a home folder), or beside things that are nobody's business (site-packages); the copy is
+neither. Laid out as a root of its own, for bubblewrap and chroot:
+
+    py/bin/python, py/lib/pythonX.Y    the interpreter        box/    where a submission's folder is mounted
+    runner/pacore_rl/...               what runs inside       lib...  shared libraries, where they are on the host
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pacore_rl
+
+VERSION = 1
+"""Raise it when the layout changes."""
+RUNNER_FILES = ("__init__.py", "rewards/__init__.py") + tuple(
+    f"rewards/code/{name}.py" for name in ("__init__", "calls", "jail", "runner", "seccomp", "values")
+)
+_LEFT_OUT = frozenset(
+    "test tests site-packages dist-packages idlelib lib2to3 tkinter turtledemo turtle.py ensurepip venv pydoc_data "
+    "distutils curses sqlite3 unittest wsgiref xmlrpc dbm".split()
+)
+_LEFT_OUT_PATTERN = re.compile(
+    r"config-3.*|_(ssl|tkinter|curses.*|sqlite3|test.*|xx.*|ctypes_test)\.|(readline|nis|xx.*)\.|.*\.a$|.*\.opt-.*"
+)
+_LIBRARY = re.compile(r"(/\S+) \(0x")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A finished folder."""
+
+    root: Path
+    libraries: tuple[str, ...]
+    """Shared libraries of the host that the interpreter loads, where they are there."""
+
+    @property
+    def version(self) -> str:
+        return self.root.name
+
+
+@lru_cache(maxsize=1)
+def stage() -> Stage:
+    """The stage of this machine and user, made where there is none. Raises ``OSError`` where no folder serves."""
+    source = Path(pacore_rl.__file__).parent
+    interpreter = Path(os.path.realpath(sys.executable))
+    digest = hashlib.sha256(f"{VERSION} {sys.version} {interpreter} {interpreter.stat().st_mtime_ns}".encode())
+    for name in RUNNER_FILES:
+        digest.update((source / name).read_bytes())
+    root = shared_folder() / digest.hexdigest()[:16]
+    if not root.is_dir():
+        _make(root, source, interpreter)
+    libraries = tuple((root / "libraries.txt").read_text().split())
+    return Stage(root=root, libraries=libraries)
+
+
+@lru_cache(maxsize=1)
+def shared_folder() -> Path:
+    """A folder of this user's that every user can read; refused where somebody else could have put things there."""
+    places = dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp"))
+    for place in map(Path, places):
+        if not _is_open_to_all(place) or not os.access(place, os.W_OK):
+            continue
+        folder = place / f"pacore-rl-sandbox-{os.geteuid()}"
+        folder.mkdir(mode=0o755, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+            folder.chmod(0o711)  # passed through by name, not listed
+            return folder
+        raise OSError(
+            f"{folder} belongs to another user or is open to one; remove it, or set TMPDIR to another folder."
+        )
+    raise OSError(
+        f"no folder for sandboxes: {', '.join(places)} must be writable, and open to other users; set TMPDIR to one "
+        "that is."
+    )
+
+
+def _is_open_to_all(place: Path) -> bool:
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in (place, *place.parents) if folder.exists())
+
+
+def _make(root: Path, source: Path, interpreter: Path) -> None:
+    """Build in a folder beside and rename: whoever is first wins, the others use theirs."""
+    building = Path(tempfile.mkdtemp(dir=root.parent, prefix=".building-"))
+    try:
+        standard_library = Path(sysconfig.get_path("stdlib"))
+        library = building / "py" / "lib" / standard_library.name
+        shutil.copytree(standard_library, library, ignore=_left_out, symlinks=False, ignore_dangling_symlinks=True)
+        dynamic = Path(sysconfig.get_config_var("DESTSHARED") or standard_library / "lib-dynload")
+        if dynamic.is_dir() and not (library / "lib-dynload").is_dir():
+            shutil.copytree(dynamic, library / "lib-dynload", ignore=_left_out)
+        binary = building / "py" / "bin" / "python"
+        binary.parent.mkdir(parents=True)
+        shutil.copy2(interpreter, binary)
+        for name in RUNNER_FILES:
+            target = building / "runner" / "pacore_rl" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target)
+        libraries = _copy_libraries(building, interpreter, library)
+        (building / "libraries.txt").write_text("\n".join(libraries))
+        for name in ("box", "dev", "tmp", "usr", "lib", "lib64", "bin"):
+            (building / name).mkdir(exist_ok=True)
+        (building / "dev" / "null").touch()
+        subprocess.run(
+            [sys.executable, "-m", "compileall", "-q", building / "runner"], check=False, stdout=subprocess.DEVNULL
+        )
+        _open_for_reading(building)
+        (building / "tmp").chmod(0o711)  # boxes of chroot sandboxes: passed through by name, not listed
+        try:
+            building.rename(root)
+        except OSError:
+            if not root.is_dir():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if name in _LEFT_OUT or _LEFT_OUT_PATTERN.match(name)}
+
+
+def _copy_libraries(building: Path, interpreter: Path, library: Path) -> list[str]:
+    """Copy what ldd says is loaded; those of the interpreter's own folder go beside it, the others where they are."""
+    programs = [str(interpreter), *map(str, library.glob("lib-dynload/*.so"))]
+    listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False, timeout=60).stdout
+    host: list[str] = []
+    for path in sorted(set(_LIBRARY.findall(listed))):
+        if path.startswith(sys.base_prefix + "/") and sys.base_prefix != "/usr":
+            shutil.copy2(path, building / "py" / "lib" / Path(path).name)
+        else:
+            host.append(path)
+            copy = building / path.lstrip("/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+    return host
+
+
+def _open_for_reading(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        os.chmod(parent, 0o755)
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)

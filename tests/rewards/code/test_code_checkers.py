@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from pacore_rl.rewards.code.checkers import CHECKERS, checker_named, choose_checker, compare
+
+RIGHT = [
+    ("wcmp", "1 2\n3\n", "1\n2 3"),
+    ("lcmp", "1  2\n3\n", "1 2\n3\n\n"),
+    ("ncmp", "1 -2", "+1\n-2"),
+    ("icmp", "9223372036854775807", "09223372036854775807"),
+    ("hcmp", "123456789012345678901234567890", "000123456789012345678901234567890"),
+    ("rcmp4", "1.0", "1.0001"),
+    ("rcmp6", "1000000.0 2", "1000001 2.000001"),
+    ("rcmp9", "0.5", "5e-1"),
+    ("uncmp", "3 1 2", "1 2 3"),
+    ("yesno", "YES", "yes"),
+    ("nyesno", "YES no", "Yes NO"),
+    ("caseless", "Case #1: Foo", "case #1: FOO"),
+    ("tokens 1e-6", "Ab 0.5", "aB 0.5000004"),
+    ("tokens absolute 1e-5", "100.0", "100.000009"),
+]
+WRONG = [
+    ("wcmp", "1 2", "1 2 3"),
+    ("wcmp", "1 2", ""),
+    ("wcmp", "Yes", "yes"),
+    ("lcmp", "1\n2", "1 2"),
+    ("ncmp", "1", "1.0"),
+    ("ncmp", "1", "9223372036854775808"),
+    ("icmp", "1", "1 1"),
+    ("hcmp", "10", "1_0"),
+    ("rcmp4", "1.0", "1.001"),
+    ("rcmp6", "1.0", "nan"),
+    ("rcmp6", "1.0", "inf"),
+    ("rcmp6", "1.0", "1_0"),
+    ("rcmp9", "1.0", "1.00000001"),
+    ("uncmp", "1 1 2", "1 2 2"),
+    ("yesno", "YES", "maybe"),
+    ("yesno", "YES", "YES YES"),
+    ("nyesno", "YES NO", "YES"),
+    ("caseless", "a b", "a c"),
+    ("tokens absolute 1e-5", "100000.0", "100000.5"),
+    ("tokens 1e-6", "a 1.0", "a nan"),
+]
+
+
+@pytest.mark.parametrize(("name", "expected", "got"), RIGHT)
+def test_right_outputs(name: str, expected: str, got: str) -> None:
+    assert compare(checker_named(name), expected.encode(), got.encode()) is None
+
+
+@pytest.mark.parametrize(("name", "expected", "got"), WRONG)
+def test_wrong_outputs(name: str, expected: str, got: str) -> None:
+    assert compare(checker_named(name), expected.encode(), got.encode())
+
+
+def test_every_named_checker_has_a_case_of_both_kinds() -> None:
+    assert set(CHECKERS) <= {name for name, *_ in RIGHT} & {name for name, *_ in WRONG}
+
+
+def test_the_choice_looks_at_all_outputs() -> None:
+    assert choose_checker(["YES\n", "no"]) == "yesno"
+    assert choose_checker(["YES\nNO", "no"]) == "nyesno"
+    assert choose_checker(["0.5", "1"]) == "rcmp6"
+    assert choose_checker(["1 2", "2 1"]) == "wcmp"  # never unordered
+    assert choose_checker(["0.5", "IMPOSSIBLE"]) == "wcmp"
+    assert choose_checker(["YES", "YES 1"]) == "wcmp"
+    assert choose_checker([""]) == "wcmp"
+
+
+def test_an_unknown_name_lists_the_others() -> None:
+    with pytest.raises(ValueError, match="unknown checker 'wcpm'; the checkers are wcmp, lcmp"):
+        checker_named("wcpm")
+
+
+def test_an_output_far_too_long_is_not_read() -> None:
+    assert "bytes long" in (compare(checker_named("wcmp"), b"1", b"1 " * 100_000) or "")

@@ -1,0 +1,154 @@
+"""The attack set against every backend, as root and as an ordinary user, and against none: so that it can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacore_rl.rewards.code import backends, probe, seccomp
+from pacore_rl.rewards.code.attacks import ATTACKS
+from pacore_rl.rewards.code.backends import BACKENDS, Backend
+from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox
+from pacore_rl.rewards.code.stage import shared_folder, stage
+
+NOBODY = 65_534
+
+
+def as_user(uid: int | None, function: Callable[[], Any]) -> Any:
+    """What ``function`` returns (as JSON) in a child process that has become ``uid``."""
+    if uid is None:
+        return json.loads(json.dumps(function()))
+    stage()  # made by us: where the interpreter is in root's home, another user could not copy it
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            os.write(writing, json.dumps(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        answer = file.read()
+    os.waitpid(child, 0)
+    return json.loads(answer)
+
+
+def users() -> list[Any]:
+    ordinary = pytest.param(NOBODY if os.geteuid() == 0 else None, id="ordinary user")
+    return [pytest.param(None, id="root"), ordinary] if os.geteuid() == 0 else [ordinary]
+
+
+def left_over(uid: int | None) -> tuple[list[str], list[str]]:
+    """Processes of sandboxes that still run, and files of ours that are still there."""
+    running: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            program, owner = os.readlink(process / "exe"), process.stat().st_uid
+        except OSError:
+            continue
+        in_sandbox = backends.FIRST_UID <= owner < backends.FIRST_UID + backends.NUM_UIDS
+        if program.startswith(str(shared_folder())) and (in_sandbox or owner == uid or os.geteuid() != 0):
+            running.append(program)
+    written = [str(path) for path in shared_folder().glob("box-*")]
+    written += [str(path) for folder in ("/tmp", "/dev/shm") for path in Path(folder).glob("pacore-rl-bait-*")]
+    return running, written
+
+
+@pytest.mark.parametrize("uid", users())
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_attack_is_blocked(backend: Backend, uid: int | None) -> None:
+    obstacle = backends.obstacle(backend)
+    if obstacle is not None or (backend == "chroot" and uid is not None):
+        pytest.skip(obstacle or "chroot needs root")
+
+    def attack() -> dict[str, Any]:
+        found = probe.run_attacks(backend)
+        return {"obstacle": found.obstacle, "leaks": found.leaks, "num_attacks": found.num_attacks}
+
+    before = left_over(uid)
+    found = as_user(uid, attack)
+    assert found == {"obstacle": None, "leaks": [], "num_attacks": len(ATTACKS)}
+    assert len(ATTACKS) >= 40
+    running, written = left_over(uid)
+    assert set(running) <= set(before[0]) and set(written) <= set(before[1])
+
+
+@pytest.mark.parametrize("uid", users())
+def test_without_a_sandbox_the_same_attacks_succeed(uid: int | None) -> None:
+    found = as_user(uid, lambda: probe.run_attacks("none").leaks)
+    leaked = {name for name, _ in found}
+    expected = {attack.name for attack in ATTACKS if attack.leaks_without_sandbox}
+    # What a kernel or a container refuses to everybody is no leak there; most of them are anywhere.
+    assert len(expected - leaked) <= 8, sorted(expected - leaked)
+    assert {"connect to a server", "/etc/passwd", "a file of the host", "signal our side", "fork bomb"} <= leaked
+
+
+def test_a_sandbox_that_leaks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaky = probe.Probe(
+        backend="landlock", obstacle=None, leaks=(("io_uring", "it was there"),), num_attacks=1, seconds=0
+    )
+    monkeypatch.setattr(probe, "probe", lambda backend: leaky)
+    monkeypatch.setattr(probe, "_chosen", {})
+    with pytest.raises(ValueError, match=r"io_uring \(it was there\)[\s\S]*bubblewrap[\s\S]*unsafe_local"):
+        probe.choose_backend()
+    assert probe.choose_backend(unsafe_local=True) == "none"
+
+
+def test_system_call_numbers_are_the_kernels() -> None:
+    headers = {
+        "x86_64": (Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), r"#define __NR_(\w+) (\d+)"),
+        "aarch64": (Path("/usr/include/asm-generic/unistd.h"), r"#define __NR(?:3264)?_(\w+) (\d+)"),
+    }
+    for machine, (header, pattern) in headers.items():
+        if not header.is_file():
+            pytest.skip(f"{header} is not installed")
+        kernels = {name: int(number) for name, number in re.findall(pattern, header.read_text())}
+        kernels.setdefault("newfstatat", kernels.get("fstatat", -1))
+        ours = seccomp.numbers_of(machine)
+        assert {name: kernels[name] for name in ours} == ours
+    with pytest.raises(ValueError, match="no sandbox on riscv64"):
+        seccomp.numbers_of("riscv64")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Any:
+    with Sandbox(probe.choose_backend()) as opened:
+        yield opened
+
+
+def run(sandbox: Sandbox, source: str, stdin: bytes = b"", limits: Limits | None = None) -> Any:
+    assert sandbox.load(source.encode()) is None
+    return sandbox.run(Run(), limits or Limits(), stdin=stdin)
+
+
+def test_a_program_runs_as_in_an_interpreter(sandbox: Sandbox) -> None:
+    ran = run(sandbox, "import os, sys\nprint(os.fstat(0).st_size, input(), __name__, sys.argv)\nsys.exit(3)", b"ab\n")
+    assert (ran.output, ran.exit_code, ran.ending) == (b"3 ab __main__ ['solution.py']\n", 3, "crashed")
+    late = "import threading, atexit\natexit.register(print, 'bye')\n"
+    late += "threading.Thread(target=lambda: print('thread')).start()"
+    assert run(sandbox, late).output == b"thread\nbye\n"
+    deep = "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 27)\n"
+    deep += (
+        "def f(n): return n and 1 + f(n - 1)\nt = threading.Thread(target=lambda: print(f(50000)))\nt.start()\nt.join()"
+    )
+    assert run(sandbox, deep).output == b"50000\n"
+    assert "ZeroDivisionError" in run(sandbox, "1 / 0").error
+    assert sandbox.load(b"x = (") is not None
+
+
+def test_each_limit_has_its_name(sandbox: Sandbox) -> None:
+    tight = Limits(cpu_seconds=1.0, wall_factor=1.0, memory_mib=128, output_mib=1)
+    assert run(sandbox, "while True: pass", limits=tight).ending == "timeout"
+    assert run(sandbox, "import time; time.sleep(60)", limits=tight).ending == "timeout"
+    assert run(sandbox, "x = bytearray(1 << 28)", limits=tight).ending == "memory limit"
+    flood = run(sandbox, "while True: print('x' * 65536)", limits=tight)
+    assert flood.ending == "output limit" and len(flood.output) == 1 << 20
