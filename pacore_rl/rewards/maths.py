@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from pacore_rl.rewards import guard
-from pacore_rl.rewards.base import Question, Reward, failed, right, unparsed, wrong
+from pacore_rl.rewards.base import Question, Reward, Tools, failed, right, unparsed, wrong
 from pacore_rl.rewards.exact import NO_ANSWER
 from pacore_rl.rewards.extract import MAX_ANSWER_CHARACTERS, last_boxed
 from pacore_rl.rewards.normal import canonical, canonical_integer, normal_ground_truth, normalise, rational
 from pacore_rl.types import Verdict
-
-if TYPE_CHECKING:
-    from pacore_rl.rewards.checker_pool import CheckerPool
 
 DECIMAL_ABSOLUTE = Fraction(1, 10**6)
 DECIMAL_RELATIVE = Fraction(1, 10**5)
@@ -47,7 +43,7 @@ def settle(message: str, ground_truth: str) -> Verdict | Question:
     expected = normal_ground_truth(ground_truth)
     shown = canonical(answer)
     answer, expected = _without_labels(answer, expected)
-    decided = _same_by_rule(answer, expected)
+    decided = same_by_rule(answer, expected)
     if decided is not None:
         return right(shown, "equal to the ground truth") if decided else wrong(shown, "not equal")
     if len(expected) > MAX_ANSWER_CHARACTERS:
@@ -61,7 +57,11 @@ def _without_labels(answer: str, expected: str) -> tuple[str, str]:
     r"""``\textbf{(B)} 12`` may be answered by its letter or by its value; two labels must agree."""
     labelled, expected_labelled = _LABELLED.fullmatch(answer), _LABELLED.fullmatch(expected)
     if labelled and expected_labelled:
-        return (labelled[2], expected_labelled[2]) if labelled[1] == expected_labelled[1] else (labelled[1], expected_labelled[1])
+        return (
+            (labelled[2], expected_labelled[2])
+            if labelled[1] == expected_labelled[1]
+            else (labelled[1], expected_labelled[1])
+        )
     if expected_labelled:
         return answer, expected_labelled[1 if _LETTER.fullmatch(answer) else 2]
     if labelled:
@@ -69,7 +69,7 @@ def _without_labels(answer: str, expected: str) -> tuple[str, str]:
     return answer, expected
 
 
-def _same_by_rule(answer: str, expected: str) -> bool | None:
+def same_by_rule(answer: str, expected: str) -> bool | None:
     """True or False where a rule settles it, None where algebra is needed. Both in normal form."""
     if answer == expected:
         return True
@@ -147,10 +147,10 @@ def _fold(word: str, expected: str) -> str:
     return bare.casefold() if ordinary else bare
 
 
-def answer(question: Question, pool: CheckerPool) -> Verdict:
+def answer(question: Question, tools: Tools) -> Verdict:
     """Ask a checker process."""
     shown = canonical(question.answer)
-    reply = pool.ask(question.answer, question.ground_truth)
+    reply = tools.checkers.ask(question.answer, question.ground_truth)
     match reply.outcome:
         case "equal":
             return right(shown, reply.detail, reply.seconds)

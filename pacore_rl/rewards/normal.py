@@ -17,7 +17,14 @@ _CHARACTERS = str.maketrans(
     | dict.fromkeys("\u2212\u2013\u2012\ufe63", "-")
     | {"\u3000": " ", "\u3001": ",", "\u3002": ".", "\u00b0": r"^\circ", "\u00b2": "^{2}", "\u00b3": "^{3}"}
     | {"\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00b1": r"\pm ", "\u03c0": r"\pi "}
-    | {"\u2264": r"\le ", "\u2265": r"\ge ", "\u221e": r"\infty ", "\u222a": r"\cup ", "\u2208": r"\in ", "\u2205": r"\emptyset "}
+    | {
+        "\u2264": r"\le ",
+        "\u2265": r"\ge ",
+        "\u221e": r"\infty ",
+        "\u222a": r"\cup ",
+        "\u2208": r"\in ",
+        "\u2205": r"\emptyset ",
+    }
 )
 _RADICAL = re.compile(r"\u221a\s*([0-9]+|[a-zA-Z])")
 _CHINESE_PREFIX = re.compile(r"(?:\\text\{\s*)?(?:\u7b54\u6848|\u7ed3\u679c)[\u662f\u4e3a]?:?\s*\}?\s*(?=[0-9\\(\[+-])")
@@ -120,11 +127,15 @@ def _written_otherwise(text: str) -> tuple[Fraction, bool] | None:
     """Scientific notation, repeating decimals and mixed numbers."""
     if match := _SCIENTIFIC.fullmatch(text):
         mantissa = match[1] or match[4] or "1"
-        value = Fraction(mantissa + "0" * mantissa.endswith(".")) * Fraction(10) ** int(match[2] or match[3] or match[5])
+        value = Fraction(mantissa + "0" * mantissa.endswith(".")) * Fraction(10) ** int(
+            match[2] or match[3] or match[5]
+        )
         return value, "." in mantissa and value.denominator != 1
     if match := _REPEATING.fullmatch(text):
         sign, whole, once, again = match.groups()
-        value = Fraction(int(whole + once + again or "0") - int(whole + once or "0"), 10 ** len(once) * (10 ** len(again) - 1))
+        value = Fraction(
+            int(whole + once + again or "0") - int(whole + once or "0"), 10 ** len(once) * (10 ** len(again) - 1)
+        )
         return (-value if sign == "-" else value), False
     if match := _MIXED.fullmatch(text):
         sign, whole, top, bottom, plain_top, plain_bottom = match.groups()

@@ -1,5 +1,8 @@
-r"""Brings two answers into one notation before they are parsed: ``3 < x \le 4`` and ``(3,4]``, ``2 \pm 1`` and ``1, 3``,
-``(a,b) = (1,2)`` and ``b = 2, a = 1``. Text in, text out; what is not recognised stays as it is."""
+r"""Brings two answers into one notation before parsing: ``3 < x \le 4`` and ``(3,4]``, ``2 \pm 1`` and ``3, 1``,
+``(a,b) = (1,2)`` and ``b = 2, a = 1``.
+
+Text in, text out; what is not recognised stays as it is.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 ``origin`` names the public set a ground truth was copied from (MATH, HMMT February 2024 and 2025, HMMT 2012-2023,
 IMO-AnswerBench, DeepMath, Open-Reasoner-Zero, GSM8K), or ``hand``. The answers are all written by hand.
-``plain_errs_on`` lists the answers that math-verify 0.9.0 by itself (``parse`` and ``verify`` with their defaults, on the
-text that the response ends with) judges the other way.
+``plain_errs_on`` lists the answers that math-verify 0.9.0 by itself judges the other way (``parse`` and ``verify`` with
+their defaults, on the text that the response ends with).
 """
 
 from __future__ import annotations
