@@ -181,13 +181,13 @@ def score(
         from pacore_rl.rewards.score_file import score_file
         from pacore_rl.runs import progress_bar
 
-        source = _existing(file, "FILE")
+        source = existing(file, "FILE")
         outputs.add(out)
         config = RewardConfig(num_workers=workers or num_cores(), unsafe_local=unsafe_local)
         with progress_bar("scoring", 0) as update:
             summary = score_file(source, out, config, end_of_reasoning=end_of_reasoning, on_progress=update)
         Console().print(summary.as_text(), highlight=False)
-        _say_done(out, "look at the reasons of those that are not scored")
+        say_done(out, "look at the reasons of those that are not scored")
 
 
 @app.command()

@@ -22,18 +22,18 @@ def message_of(response: str, end_of_reasoning: str) -> str | None:
     return message if marker else None
 
 
-def last_boxed(message: str) -> str | None:
+def last_boxed(message: str, max_characters: int = MAX_ANSWER_CHARACTERS) -> str | None:
     r"""Content of the last outermost ``\boxed{...}``, or None.
 
-    None where there is no box, where the last one is empty, never closes or exceeds ``MAX_ANSWER_CHARACTERS``.
+    None where there is no box, where the last one is empty, never closes or exceeds ``max_characters``.
     Escaped braces do not count as braces. Time is bounded whatever the message holds.
     """
     last = _last_opening(message)
     if last is None:
         return None
     # An outer box around the last one starts at most one answer's length before it.
-    first = message.find("\\boxed", max(0, last - MAX_ANSWER_CHARACTERS - 16), last + 6)
-    end = last + MAX_ANSWER_CHARACTERS + 64
+    first = message.find("\\boxed", max(0, last - max_characters - 16), last + 6)
+    end = last + max_characters + 64
     content: str | None = None
     open_braces: list[int] = []  # where a box's content starts, -1 for a plain brace
     for token in _BOX_OR_BRACE.finditer(message, first, end):
@@ -50,7 +50,7 @@ def last_boxed(message: str) -> str | None:
                     break
     if any(start >= 0 for start in open_braces):
         return None
-    return content if content and len(content) <= MAX_ANSWER_CHARACTERS else None
+    return content if content and len(content) <= max_characters else None
 
 
 def _last_opening(message: str) -> int | None:

@@ -19,21 +19,30 @@ def check_ground_truths(problems: Iterable[Problem], config: RewardConfig | None
     (about 60 a second and core), which are started only if there is any. Problems whose reward has no such check, such
     as a function of the user's, pass.
     """
-    scorer = LocalScorer(config or RewardConfig(), end_of_reasoning="")
+    config = config or RewardConfig()
+    scorer = LocalScorer(config, end_of_reasoning="")
+    unready: dict[str, str | None] = {}
     try:
-        inspected = [(problem, _inspect(problem, scorer)) for problem in problems]
+        inspected = [(problem, _inspect(problem, config, scorer, unready)) for problem in problems]
         reasons = [(problem, _reason(problem, finding)) for problem, finding in inspected]
     finally:
         scorer.close()
     return [(problem, reason) for problem, reason in reasons if reason is not None]
 
 
-def _inspect(problem: Problem, scorer: LocalScorer) -> str | Future[Verdict] | None:
+def _inspect(
+    problem: Problem, config: RewardConfig, scorer: LocalScorer, unready: dict[str, str | None]
+) -> str | Future[Verdict] | None:
+    name = config.custom.name or problem.reward
     try:
-        inspect = reward_of(problem.reward).inspect_ground_truth
+        reward = reward_of(name)
     except ValueError as error:
         return str(error)
-    finding = None if inspect is None else inspect(problem.ground_truth)
+    if name not in unready:
+        unready[name] = None if reward.unready is None else reward.unready(config)
+    if (complaint := unready[name]) is not None:
+        return complaint
+    finding = None if reward.inspect_ground_truth is None else reward.inspect_ground_truth(problem.ground_truth)
     return scorer.ask(finding) if isinstance(finding, Question) else finding
 
 

@@ -10,20 +10,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pacore_rl.config import RewardConfig
-from pacore_rl.rewards.base import Question, failed, unparsed
-from pacore_rl.rewards.checker_pool import START_SECONDS, CheckerPool
+from pacore_rl.rewards.base import Question, Tools, failed, unparsed
+from pacore_rl.rewards.checker_pool import CheckerPool
+from pacore_rl.rewards.children import START_SECONDS
 from pacore_rl.rewards.extract import message_of
+from pacore_rl.rewards.functions import FunctionPools
+from pacore_rl.rewards.judge_client import Judge
 from pacore_rl.rewards.registry import reward_of
 from pacore_rl.types import Finish, Problem, Verdict
 
 MAX_REMEMBERED = 100_000
 """Answered questions kept; the least recently asked are forgotten first."""
+FAILURES = ("sandbox_error", "judge_error")
 
 _Slot = Verdict | Future[Verdict]
 
@@ -36,8 +40,8 @@ class PendingVerdicts:
     limit_seconds: float
 
     def result(self) -> list[Verdict]:
-        """Wait for all of them. Raises ``TimeoutError`` after ``limit_seconds``, which only a user's own reward
-        function can reach, and ``RuntimeError`` where the scorer was closed meanwhile."""
+        """Wait for all of them. Raises ``RuntimeError`` where the scorer was closed meanwhile or the judge's policy on
+        errors is abort, and ``TimeoutError`` after ``limit_seconds``, which every time limit of ours comes before."""
         deadline = time.monotonic() + self.limit_seconds
         try:
             return [
@@ -49,8 +53,8 @@ class PendingVerdicts:
         except TimeoutError as error:
             waiting = sum(isinstance(slot, Future) and not slot.done() for slot in self.slots)
             raise TimeoutError(
-                f"{waiting} of {len(self.slots)} responses were not scored within {self.limit_seconds:.0f} s; "
-                "does a reward function of yours never return?"
+                f"{waiting} of {len(self.slots)} responses were not scored within {self.limit_seconds:.0f} s; is the "
+                "machine overloaded?"
             ) from error
 
 
@@ -64,7 +68,12 @@ class LocalScorer:
     def __init__(self, config: RewardConfig, end_of_reasoning: str) -> None:
         self._config = config
         self._end_of_reasoning = end_of_reasoning
-        self._pool = CheckerPool(config.timeout_seconds, config)
+        self._tools = Tools(
+            config=config,
+            checkers=CheckerPool(config.timeout_seconds),
+            functions=FunctionPools(config.custom),
+            judge=Judge(config.judge),
+        )
         self._threads = ThreadPoolExecutor(config.num_workers, thread_name_prefix="scorer")
         self._lock = threading.Lock()
         self._asked: OrderedDict[Question, Future[Verdict]] = OrderedDict()
@@ -77,19 +86,32 @@ class LocalScorer:
         after ``close``.
         """
         slots = tuple(self._score(*item) for item in items)
+        return PendingVerdicts(
+            slots=slots, limit_seconds=self._limit_seconds({self._reward_name(item[0]) for item in items})
+        )
+
+    def _reward_name(self, problem: Problem) -> str:
+        return self._config.custom.name or problem.reward
+
+    def _limit_seconds(self, names: Iterable[str]) -> float:
+        """No question of these rewards that waits now takes longer than this."""
+        config = self._config
         with self._lock:
-            rounds = self._num_waiting / self._config.num_workers + 1
-        # One question takes a process up to twice the limit: once more after a failure of ours.
-        longest = 2 * self._config.timeout_seconds + 5
-        for name in {problem.reward for problem, _, _ in items}:
-            limit = reward_of(name).limit_seconds
-            longest = longest if limit is None else max(longest, limit(self._config))
-        return PendingVerdicts(slots=slots, limit_seconds=START_SECONDS + rounds * longest)
+            waiting = self._num_waiting
+        # A process takes up to twice the limit: once more after a failure of ours.
+        each = 2 * max(config.timeout_seconds, config.custom.timeout_seconds) + 5
+        each = max([each, *(limit(config) for name in names if (limit := reward_of(name).limit_seconds) is not None)])
+        judged = 0.0
+        if config.judge.base_url is not None:
+            judged = config.judge.question_timeout_seconds * (waiting // config.judge.max_concurrent + 1)
+        return START_SECONDS + (waiting / config.num_workers + 1) * each + judged
 
     def close(self) -> None:
         """End every thread and process of the scorer. Safe to call twice."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._pool.close()
+        self._tools.checkers.close()
+        self._tools.functions.close()
+        self._tools.judge.close()
         self._threads.shutdown(wait=True)
 
     def _score(self, problem: Problem, response: str, finish: Finish) -> _Slot:
@@ -98,8 +120,11 @@ class LocalScorer:
         message = message_of(response, self._end_of_reasoning)
         if message is None:
             return unparsed(f"the reasoning never closed (no {self._end_of_reasoning})")
-        settled = reward_of(problem.reward).settle(message, problem.ground_truth)
-        return settled if isinstance(settled, Verdict) else self.ask(settled)
+        reward = reward_of(self._reward_name(problem))
+        settled = reward.settle(message, problem.ground_truth)
+        if isinstance(settled, Verdict):
+            return settled
+        return self.ask(settled if reward.context is None else replace(settled, context=reward.context(problem)))
 
     def ask(self, question: Question) -> Future[Verdict]:
         """The answer to a question, from memory where it has been asked before."""
@@ -108,21 +133,23 @@ class LocalScorer:
             if known is not None:
                 self._asked.move_to_end(question)
                 return known
-            self._asked[question] = future = self._threads.submit(self._answer, question)
+            asked = self._threads.submit(self._answer, question)
+            self._asked[question] = future = Future()
             self._num_waiting += 1
             while len(self._asked) > MAX_REMEMBERED:
                 self._asked.popitem(last=False)
         future.add_done_callback(lambda done: self._settled(question, done))
+        asked.add_done_callback(lambda done: _pass_on(done, future))
         return future
 
-    def _answer(self, question: Question) -> Verdict:
+    def _answer(self, question: Question) -> Verdict | Future[Verdict]:
         answer = reward_of(question.reward).answer
         assert answer is not None, f"reward {question.reward!r} asks but does not answer"
-        return answer(question, self._pool)
+        return answer(question, self._tools)
 
     def _settled(self, question: Question, done: Future[Verdict]) -> None:
         """Forget failures of ours, so that the same answer is tried again when it comes again."""
-        is_lasting = not done.cancelled() and done.exception() is None and done.result().outcome != "sandbox_error"
+        is_lasting = not done.cancelled() and done.exception() is None and done.result().outcome not in FAILURES
         with self._lock:
             self._num_waiting -= 1
             if not is_lasting and self._asked.get(question) is done:
@@ -137,6 +164,19 @@ def open_scorer(config: RewardConfig) -> Iterator[LocalScorer]:
         yield scorer
     finally:
         scorer.close()
+
+
+def _pass_on(done: Future[Verdict] | Future[Verdict | Future[Verdict]], to: Future[Verdict]) -> None:
+    """What came of ``done``, or of the future that it came to."""
+    if done.cancelled():
+        to.cancel()
+        to.set_running_or_notify_cancel()
+    elif (error := done.exception()) is not None:
+        to.set_exception(error)
+    elif isinstance(result := done.result(), Future):
+        result.add_done_callback(lambda later: _pass_on(later, to))
+    else:
+        to.set_result(result)
 
 
 def _unfinished(finish: Finish) -> Verdict:

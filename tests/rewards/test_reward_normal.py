@@ -66,7 +66,7 @@ def test_rational() -> None:
     assert rational("2/4") == (Fraction(1, 2), False)
     assert rational("1/0") is None
     assert rational("1/2/3") is None
-    assert rational("1e5") is None
+    assert rational("1e5") == (Fraction(100_000), False)
     assert rational("9" * 5000) is None
 
 

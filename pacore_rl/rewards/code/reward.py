@@ -6,8 +6,7 @@ import hashlib
 import time
 
 from pacore_rl.config import RewardConfig
-from pacore_rl.rewards.base import Question, Reward, failed, right, unparsed, wrong
-from pacore_rl.rewards.checker_pool import CheckerPool
+from pacore_rl.rewards.base import Question, Reward, Tools, failed, right, unparsed, wrong
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.building import BUILD_LIMITS, cpp_complaint
 from pacore_rl.rewards.code.checkers import unfit
@@ -87,11 +86,11 @@ def _settle(message: str, ground_truth: str) -> Verdict | Question:
     return Question(reward=NAME, answer=f"{program.language}\n{program.source}", ground_truth=ground_truth)
 
 
-def _answer(question: Question, pool: CheckerPool) -> Verdict:
+def _answer(question: Question, tools: Tools) -> Verdict:
     started = time.monotonic()
     language, _, source = question.answer.partition("\n")
     program = Program(language="cpp" if language == "cpp" else "python", source=source)
-    config = pool.config
+    config = tools.config
     try:
         suite = suite_of(question.ground_truth)
         backend = choose_backend(config.sandbox, unsafe_local=config.unsafe_local)
