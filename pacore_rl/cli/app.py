@@ -178,14 +178,14 @@ def score(
     with guard(debug=debug) as outputs:
         from pacore_rl.config import RewardConfig
         from pacore_rl.machine import num_cores
+        from pacore_rl.reporting.progress import ProgressReport
         from pacore_rl.rewards.score_file import score_file
-        from pacore_rl.runs import progress_bar
 
         source = existing(file, "FILE")
         outputs.add(out)
         config = RewardConfig(num_workers=workers or num_cores(), unsafe_local=unsafe_local)
-        with progress_bar("scoring", 0) as update:
-            summary = score_file(source, out, config, end_of_reasoning=end_of_reasoning, on_progress=update)
+        with ProgressReport("responses", 0) as report:
+            summary = score_file(source, out, config, end_of_reasoning=end_of_reasoning, on_progress=report.reach)
         Console().print(summary.as_text(), highlight=False)
         say_done(out, "look at the reasons of those that are not scored")
 

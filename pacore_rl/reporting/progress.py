@@ -56,8 +56,13 @@ class ProgressReport:
         """``more`` units are about to be worked on: the total is at least those and what is done."""
         self.total = max(self.total, self.done + more)
 
+    def reach(self, done: int, total: int) -> None:
+        """``done`` of ``total`` units are done."""
+        self.total = total
+        self.advance(done - self.done)
+
     def advance(self, num: int) -> None:
-        """``num`` units are done."""
+        """``num`` more units are done."""
         self.done += num
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, total=self.total)

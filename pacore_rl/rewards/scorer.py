@@ -86,9 +86,8 @@ class LocalScorer:
         after ``close``.
         """
         slots = tuple(self._score(*item) for item in items)
-        return PendingVerdicts(
-            slots=slots, limit_seconds=self._limit_seconds({self._reward_name(item[0]) for item in items})
-        )
+        names = {self._reward_name(problem) for problem, _, _ in items}
+        return PendingVerdicts(slots=slots, limit_seconds=self._limit_seconds(names))
 
     def _reward_name(self, problem: Problem) -> str:
         return self._config.custom.name or problem.reward
