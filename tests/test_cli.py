@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
-COMMANDS = ["", "train", "pool", "curate", "curate stage1", "curate stage2", "evaluate", "doctor", "quickstart"]
+COMMANDS = ["", "train", "pool", "curate", "curate stage1", "curate stage2", "evaluate", "plan", "doctor", "quickstart"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 
 

@@ -13,11 +13,6 @@ from pacore_rl.settings import REQUIRED, settings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SHIPPED = sorted(path.relative_to(RECIPES) for path in RECIPES.rglob("*.yaml") if path.name != "base.yaml")
-RUN_NAMES = {
-    "finetune/qwen3_1_7b_1gpu.yaml": "finetune-qwen3-1-7b",
-    "finetune/qwen3_4b_8gpu.yaml": "finetune-qwen3-4b",
-}
-"""Those that do not follow from the file's."""
 SMALL = """\
 model: {path: some/model}
 data: {problems: problems.jsonl, pool: pool.jsonl}
@@ -226,9 +221,7 @@ class TestShippedRecipes:
     @pytest.mark.parametrize("path", SHIPPED, ids=str)
     def test_loads(self, path: Path) -> None:
         config = load_config(RECIPES / path)
-        assert config.run.name == RUN_NAMES.get(
-            str(path), str(path.with_suffix("")).replace("/", "-").replace("_", "-")
-        )
+        assert config.run.name == str(path.with_suffix("")).replace("/", "-").replace("_", "-")
 
     def test_base_lacks_only_model_and_data(self) -> None:
         message = refusal(RECIPES / "base.yaml")

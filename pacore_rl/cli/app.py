@@ -279,9 +279,13 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the start of a real engine (up to 2 minutes).")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Look at this Ray cluster too: HOST:PORT, or auto.", show_default="none")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that the cluster must have.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Check whether this machine can run: versions, memory, disk, processor, ports, compiler, and a real vLLM engine.
+    """Check whether this machine can run: versions, memory, disk, GPUs, ports, compiler, collectives, an engine.
 
     Ends with 1 if anything fails, and says how to mend it.
 
@@ -290,7 +294,7 @@ def doctor(
     with guard(debug=debug):
         from pacore_rl.doctor import examine
 
-        if not examine(Console(), quick=quick):
+        if not examine(Console(), quick=quick, address=address, num_nodes=nodes):
             raise typer.Exit(1)
 
 
