@@ -1,6 +1,6 @@
 """Recipes: YAML files that become a ``Config``.
 
-    recipes/base.yaml  <-  recipes/pacore_8b_stage1.yaml  <-  KEY=VALUE on the command line
+    recipes/base.yaml  <-  recipes/pacore_8b/stage1.yaml  <-  KEY=VALUE on the command line
 
 A recipe holds its differences from the recipe that it ``extends:`` (a path relative to the recipe itself). Sections
 merge key by key; a list, a number or a text replaces what was there. ``KEY=VALUE`` overrides come last, their values

@@ -19,6 +19,7 @@ from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
 from pacore_rl.inputs import load_checked_problems, load_pool
 from pacore_rl.interfaces import MetricSink
+from pacore_rl.preflight import check_run
 from pacore_rl.problems import write_atomically
 from pacore_rl.recipes import resolved_yaml
 from pacore_rl.reporting.console import ConsoleSink
@@ -36,6 +37,7 @@ def train(config: Config) -> Path:
     """``pacore-rl train``: the whole run. Returns its folder."""
     from pacore_rl.engine.cluster import open_engine
 
+    check_run(config)
     problems = load_checked_problems(config.data.problems, config.reward)
     pool = load_pool(config.data.pool, problems) if config.data.pool else {}
     held_out = load_held_out(config)

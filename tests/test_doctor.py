@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from pacore_rl import doctor, machine
+from pacore_rl.doctor import findings, local, trials
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,26 +24,26 @@ class TestJudgements:
         ("installed", "status"), [("2.13.0", "ok"), ("2.13.0+cpu", "ok"), ("2.14.0", "warn"), (None, "fail")]
     )
     def test_versions(self, installed: str | None, status: str) -> None:
-        finding = doctor.judge_version("torch", "2.13.0", installed)
+        finding = local.judge_version("torch", "2.13.0", installed)
         assert finding.status == status
         assert bool(finding.remedy) == (status != "ok")
 
     @pytest.mark.parametrize(("version", "status"), [((3, 10), "fail"), ((3, 11), "ok"), ((3, 99), "warn")])
     def test_python(self, version: tuple[int, int], status: str) -> None:
-        assert doctor.judge_python("seen", version).status == status
+        assert local.judge_python("seen", version).status == status
 
     @pytest.mark.parametrize(("free", "status"), [(1.0, "fail"), (3.0, "warn"), (20.0, "ok")])
     def test_space(self, free: float, status: str) -> None:
-        assert doctor.judge_space("disk", free, 2.0, 10.0, "free some").status == status
+        assert findings.judge_space("disk", free, 2.0, 10.0, "free some").status == status
 
     def test_the_pins_are_those_that_are_installed_by_setup(self) -> None:
         required = (ROOT / "setup.py").read_text()
-        for package, pin in doctor.PINS.items():
+        for package, pin in local.PINS.items():
             assert f'"{package}=={pin}"' in required
 
     def test_a_distribution_under_another_name_counts(self) -> None:
-        assert doctor.installed_version("vllm") is not None
-        assert doctor.installed_version("no-such-package-at-all") is None
+        assert local.installed_version("vllm") is not None
+        assert local.installed_version("no-such-package-at-all") is None
 
 
 class TestMachine:
@@ -75,18 +76,18 @@ class TestLimits:
     def test_a_command_that_outlasts_its_limit_is_killed_with_its_children(self, tmp_path: Path) -> None:
         child = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).wait()"
         begin = time.monotonic()
-        code, _ = doctor.run_limited([sys.executable, "-c", child], limit_seconds=1.0)
+        code, _ = findings.run_limited([sys.executable, "-c", child], limit_seconds=1.0)
         # communicate() returns only when every holder of the pipe, the grandchild included, has ended.
         assert code is None and time.monotonic() - begin < 15
 
     def test_output_and_exit_code_of_one_that_ends(self) -> None:
-        assert doctor.run_limited([sys.executable, "-c", "print('x'); raise SystemExit(3)"], limit_seconds=30) == (
+        assert findings.run_limited([sys.executable, "-c", "print('x'); raise SystemExit(3)"], limit_seconds=30) == (
             3,
             "x\n",
         )
 
     def test_loopback_is_really_tried(self) -> None:
-        finding = next(one for one in doctor.check_network() if one.name == "loopback")
+        finding = next(one for one in local.check_network() if one.name == "loopback")
         assert finding.status == "ok"
         match = re.search(r"\((\d+)\)", finding.seen)
         assert match is not None
@@ -122,5 +123,5 @@ def test_the_command_ends_with_the_verdict() -> None:
 
 
 def test_an_engine_really_starts() -> None:
-    (finding,) = doctor.check_engine()
+    (finding,) = trials.check_engine()
     assert finding.status == "ok", finding.seen

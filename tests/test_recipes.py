@@ -12,6 +12,7 @@ from pacore_rl.recipes import RecipeError, load_config, origins, resolved_yaml
 from pacore_rl.settings import REQUIRED, settings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+SHIPPED = sorted(path.relative_to(RECIPES) for path in RECIPES.rglob("*.yaml") if path.name != "base.yaml")
 SMALL = """\
 model: {path: some/model}
 data: {problems: problems.jsonl, pool: pool.jsonl}
@@ -217,10 +218,10 @@ class TestFiles:
 
 
 class TestShippedRecipes:
-    @pytest.mark.parametrize("name", ["pacore_8b_stage1", "pacore_8b_stage2", "rlvr", "quickstart"])
-    def test_loads(self, name: str) -> None:
-        config = load_config(RECIPES / f"{name}.yaml")
-        assert config.run.name == name.replace("_", "-")
+    @pytest.mark.parametrize("path", SHIPPED, ids=str)
+    def test_loads(self, path: Path) -> None:
+        config = load_config(RECIPES / path)
+        assert config.run.name == str(path.with_suffix("")).replace("/", "-").replace("_", "-")
 
     def test_base_lacks_only_model_and_data(self) -> None:
         message = refusal(RECIPES / "base.yaml")
@@ -228,12 +229,17 @@ class TestShippedRecipes:
 
     def test_the_papers_numbers(self) -> None:
         stage1, stage2, rlvr = (
-            load_config(RECIPES / f"{n}.yaml") for n in ("pacore_8b_stage1", "pacore_8b_stage2", "rlvr")
+            load_config(RECIPES / f"{n}.yaml") for n in ("pacore_8b/stage1", "pacore_8b/stage2", "pacore_8b/rlvr")
         )
         assert (stage1.synthesis.min_messages, stage1.synthesis.max_messages) == (16, 24)
         assert (stage1.ppo.problems_per_step, stage1.ppo.responses_per_problem) == (16, 64)
         assert (stage1.trainer.steps, stage2.trainer.steps) == (250, 450)
         assert rlvr.synthesis.max_messages == 0 and rlvr.data.pool is None
+        assert (rlvr.ppo.problems_per_step, rlvr.ppo.responses_per_problem, rlvr.trainer.steps) == (256, 16, 200)
+        assert (rlvr.ppo.actor_minibatches, rlvr.ppo.importance_cap) == (4, 8.0) and rlvr.ppo.oversample > 0
+        assert (rlvr.actor.learning_rate, rlvr.critic.learning_rate) == (2e-6, 5e-6)
+        mixture = load_config(RECIPES / "rlvr_30b_a3b.yaml")
+        assert (mixture.trainer.steps, mixture.ppo.actor_minibatches) == (50, 4)
 
     def test_base_agrees_with_the_defaults_of_the_code_where_the_paper_speaks(self) -> None:
         """Where base.yaml and config.py differ, it is on purpose: the time limit of a cluster run, the size of the

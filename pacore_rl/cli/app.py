@@ -60,6 +60,9 @@ def train(
     ] = None,
     overrides: Overrides = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print every setting with its meaning, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and print everything, start nothing: what the run would be.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train a model to synthesise, by PPO on the problems and the message pool of a recipe.
@@ -80,6 +83,10 @@ def train(
         from pacore_rl.recipes import load_config
 
         config = load_config(recipe, overrides or [])
+        if dry_run:
+            from pacore_rl.dry_run import dry_run as show_run
+
+            return show_run(recipe, overrides or [], Console())
         outputs.add(config.run_dir)
         from pacore_rl import runs
 
@@ -191,13 +198,67 @@ def score(
 
 
 @app.command()
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of the cluster.", show_default="as few as it takes")
+    ] = None,
+    gpu_memory: Annotated[str | None, typer.Option(help="Memory of one GPU.", show_default="80GiB")] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of one host.")] = 8,
+    host_memory: Annotated[
+        str | None, typer.Option(help="Memory of one host, e.g. 2TiB.", show_default="not judged")
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of the prompts.", show_default="the data's, else an assumption")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compute what a recipe needs, before a cluster is asked for it: memory of every role, tokens, GPUs.
+
+    Without --gpus it names the smallest cluster that fits. Ends with 1 if the recipe does not fit, and says what would
+    mend it. A recipe with run.device=cpu is planned for CPUs.
+
+    Example: [cyan]pacore-rl plan recipes/pacore_8b/stage1.yaml --gpus 64 --gpu-memory 80GiB[/]
+
+    Next: [cyan]pacore-rl train RECIPE --dry-run[/]
+    """
+    with guard(debug=debug):
+        from pacore_rl.planning.command import read_size, run
+        from pacore_rl.planning.plan import Hardware
+        from pacore_rl.planning.workload import assumed_workload
+        from pacore_rl.preflight import measured_workload
+        from pacore_rl.recipes import load_config
+
+        config = load_config(recipe, overrides or [])
+        asked = gpus is not None or gpu_memory is not None
+        hardware = Hardware(
+            gpu_memory=None
+            if config.run.device == "cpu" and not asked
+            else read_size(gpu_memory or "80GiB", "--gpu-memory"),
+            gpus_per_host=gpus_per_node,
+            host_memory=None if host_memory is None else read_size(host_memory, "--host-memory"),
+            num_gpus=gpus,
+        )
+        work = measured_workload(config) if prompt_tokens is None else None
+        work = work or assumed_workload(config, prompt_tokens=prompt_tokens)
+        if not run(config, hardware, work, Console(), as_json=as_json):
+            raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out the start of a real engine (up to 2 minutes).")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Look at this Ray cluster too: HOST:PORT, or auto.", show_default="none")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that the cluster must have.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Check whether this machine can run: versions, memory, disk, processor, ports, compiler, and a real vLLM engine.
+    """Check whether this machine can run: versions, memory, disk, GPUs, ports, compiler, collectives, an engine.
 
     Ends with 1 if anything fails, and says how to mend it.
 
@@ -206,7 +267,7 @@ def doctor(
     with guard(debug=debug):
         from pacore_rl.doctor import examine
 
-        if not examine(Console(), quick=quick):
+        if not examine(Console(), quick=quick, address=address, num_nodes=nodes):
             raise typer.Exit(1)
 
 

@@ -1,31 +1,20 @@
-"""``pacore-rl doctor``: can this machine run? Every check looks at the thing itself, and names a remedy.
-
-A check is a function that returns findings; ``CHECKS`` lists them. None imports Ray, vLLM or DeepSpeed here: what must
-be imported to be judged is imported in a process of its own, with a time limit.
-"""
+"""The doctor's checks of this machine: versions, memory, disk, processor, compiler, loopback and ports."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pacore_rl import machine
+from pacore_rl.doctor.findings import Finding, judge_space
 
 PINS = {
     "torch": "2.13.0",
@@ -41,50 +30,8 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 NEEDED_MEMORY_GIB, SCARCE_MEMORY_GIB = 6.0, 12.0
 NEEDED_DISK_GIB, SCARCE_DISK_GIB = 2.0, 10.0
 SCARCE_SHM_GIB = 1.0
-ENGINE_START_LIMIT_SECONDS = 120.0
 IMPORT_LIMIT_SECONDS = 60.0
-
-Status = Literal["ok", "warn", "fail"]
-_COLOURS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check saw."""
-
-    name: str
-    status: Status
-    seen: str
-    remedy: str = ""
-    """What to do; empty where all is well."""
-
-
-def examine(console: Console, *, quick: bool) -> bool:
-    """Run every check, print the table, and say whether none failed. ``quick`` leaves out the start of an engine."""
-    findings: list[Finding] = []
-    checks = [check for check in CHECKS if not (quick and check in SLOW_CHECKS)]
-    for check in checks:
-        with console.status(f"{(check.__doc__ or check.__name__).splitlines()[0]}"):
-            findings += check()
-    console.print(_table(findings), soft_wrap=False)
-    failed = [finding for finding in findings if finding.status == "fail"]
-    if failed:
-        console.print(
-            f"[red]{len(failed)} failed.[/] Mend these first: {', '.join(finding.name for finding in failed)}."
-        )
-    else:
-        console.print("[green]This machine can run.[/] Next: pacore-rl quickstart")
-    return not failed
-
-
-def _table(findings: Sequence[Finding]) -> Table:
-    table = Table(title="pacore-rl doctor", title_justify="left", show_lines=False)
-    for column in ("check", "", "seen", "what to do"):
-        table.add_column(column, overflow="fold")
-    for finding in findings:
-        status = Text(finding.status, style=_COLOURS[finding.status])
-        table.add_row(finding.name, status, Text(finding.seen), Text(finding.remedy))
-    return table
+PORTS = {6379: "Ray's head", 8265: "Ray's dashboard", 10001: "Ray's client"}
 
 
 def check_python() -> list[Finding]:
@@ -171,8 +118,13 @@ def check_memory() -> list[Finding]:
 
 def check_disk() -> list[Finding]:
     """Disk"""
-    places = {"disk, current folder": Path.cwd(), "disk, temporary files": Path(tempfile.gettempdir())}
+    places = {
+        "disk, current folder": Path.cwd(),
+        "disk, temporary files": Path(tempfile.gettempdir()),
+        "disk, model cache": _model_cache(),
+    }
     remedies = {
+        "disk, model cache": "Free some, or set HF_HOME to a larger disk: models are downloaded there.",
         "disk, current folder": "Free some, or set run.output_dir to a larger disk.",
         "disk, temporary files": "Free some, or set TMPDIR to a larger disk: Ray writes its logs there.",
     }
@@ -184,6 +136,12 @@ def check_disk() -> list[Finding]:
     ]
 
 
+def _model_cache() -> Path:
+    """The nearest folder that exists of where Hugging Face keeps models."""
+    folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser().absolute()
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
 def check_shared_memory() -> list[Finding]:
     """Shared memory"""
     folder = Path("/dev/shm")
@@ -193,16 +151,6 @@ def check_shared_memory() -> list[Finding]:
         ]
     free = shutil.disk_usage(folder).free / machine.GIB
     return [judge_space("/dev/shm", free, 0.0, SCARCE_SHM_GIB, "In a container, start it with --shm-size=4g.")]
-
-
-def judge_space(name: str, free_gib: float, needed_gib: float, scarce_gib: float, remedy: str) -> Finding:
-    """Below what is needed fails, below what is comfortable warns."""
-    seen = f"{free_gib:.1f} GiB free"
-    if free_gib < needed_gib:
-        return Finding(name=name, status="fail", seen=f"{seen}, {needed_gib:.0f} needed", remedy=remedy)
-    if free_gib < scarce_gib:
-        return Finding(name=name, status="warn", seen=f"{seen}, {scarce_gib:.0f} are comfortable", remedy=remedy)
-    return Finding(name=name, status="ok", seen=seen)
 
 
 def check_processor() -> list[Finding]:
@@ -224,14 +172,6 @@ def check_processor() -> list[Finding]:
             seen=f"{cores}, neither AVX2 nor AVX-512",
             remedy=remedy,
         )
-    ]
-
-
-def check_gpu() -> list[Finding]:
-    """GPU"""
-    gpus = machine.visible_gpus()
-    return [
-        Finding(name="GPU", status="ok", seen="; ".join(gpus) if gpus else "none visible: everything runs on the CPU")
     ]
 
 
@@ -295,59 +235,21 @@ def check_sandbox() -> list[Finding]:
     return [Finding(name="sandbox", status="ok" if found.is_usable else "warn", seen=found.seen, remedy=found.remedy)]
 
 
-def check_engine() -> list[Finding]:
-    """Start of a vLLM engine (up to 2 minutes)"""
-    command = [sys.executable, "-m", "pacore_rl.engine.start_probe"]
-    returncode, output = run_limited(command, ENGINE_START_LIMIT_SECONDS)
-    lines = [line for line in output.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no output"
-    if returncode is None:
-        remedy = "Free processor and memory, try again; `python -m pacore_rl.engine.start_probe` shows where it waits."
-        return [
-            Finding(
-                name="engine start",
-                status="fail",
-                seen=f"not within {ENGINE_START_LIMIT_SECONDS:.0f} s: {last}",
-                remedy=remedy,
-            )
-        ]
-    if returncode:
-        remedy = "`python -m pacore_rl.engine.start_probe` shows the whole story."
-        return [Finding(name="engine start", status="fail", seen=last[:300], remedy=remedy)]
-    return [Finding(name="engine start", status="ok", seen="a vLLM engine generated 4 tokens")]
+def check_ports() -> list[Finding]:
+    """Ports of a Ray head"""
+    taken = {port: what for port, what in PORTS.items() if not _is_free(port)}
+    if not taken:
+        return [Finding(name="ports", status="ok", seen=f"{', '.join(map(str, PORTS))} are free for a Ray head")]
+    told = ", ".join(f"{port} ({what})" for port, what in taken.items())
+    remedy = "Fine where a Ray head runs here already; else PACORE_RAY_PORT=... of scripts/launch/ray_cluster.sh."
+    return [Finding(name="ports", status="warn", seen=f"in use: {told}", remedy=remedy)]
 
 
-def run_limited(command: Sequence[str], limit_seconds: float) -> tuple[int | None, str]:
-    """Exit code and output of a command in a session of its own; None for one killed, whole, at the time limit."""
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment
-    )
-    try:
-        output, _ = process.communicate(timeout=limit_seconds)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate(timeout=10)
-        return None, output
-    except BaseException:  # Ctrl-C: its own session would outlive us
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-
-
-Check = Callable[[], list[Finding]]
-CHECKS: tuple[Check, ...] = (
-    check_python,
-    check_versions,
-    check_torchvision,
-    check_memory,
-    check_disk,
-    check_shared_memory,
-    check_processor,
-    check_gpu,
-    check_compiler,
-    check_network,
-    check_sandbox,
-    check_engine,
-)
-SLOW_CHECKS: tuple[Check, ...] = (check_engine,)
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,264 @@
+"""What one process of a role needs, part by part: a rank of the actor or the critic, or one GPU of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.planning import formulas as f
+from pacore_rl.planning.shapes import ModelShape
+from pacore_rl.planning.workload import Packed, Workload, packed
+
+Learner = Literal["actor", "critic"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One line of the sum."""
+
+    name: str
+    gpu: int = 0
+    """Bytes on the process's GPU."""
+    host: int = 0
+    """Bytes in its host's memory."""
+    how: str = ""
+    """The sum, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolePlan:
+    """One role: what each of its processes holds at its peak."""
+
+    name: str
+    processes: int
+    """Ranks, or GPUs of all engines; on CPUs, engines."""
+    parameters: int
+    """Of the whole model."""
+    trainable: int
+    parts: tuple[Part, ...]
+    asleep: int = 0
+    """Bytes that a process moves to its host's memory while others use its GPU."""
+    cache_tokens: int = 0
+    """Engines: tokens that the KV cache of one engine holds."""
+    rows_at_once: int = 1
+    """Learners: rows of one forward pass."""
+
+    @property
+    def gpu(self) -> int:
+        return sum(part.gpu for part in self.parts)
+
+    @property
+    def host(self) -> int:
+        return sum(part.host for part in self.parts)
+
+
+def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workload, *, cpu: bool) -> RolePlan:
+    """A rank of the actor or the critic while it updates."""
+    learner: LearnerConfig = config.actor if role == "actor" else config.critic
+    minibatches = config.ppo.actor_minibatches if role == "actor" else config.ppo.critic_minibatches
+    parameters = shape.policy_parameters if role == "actor" else shape.critic_parameters
+    trainable = parameters
+    if learner.lora is not None:
+        trainable = f.lora_parameters(shape, learner.lora.rank) + (shape.hidden_size + 1 if role == "critic" else 0)
+        parameters += f.lora_parameters(shape, learner.lora.rank)
+    itemsize = _itemsize(config, cpu=cpu)
+    state = _state_parts(learner, shape, parameters, trainable, itemsize=itemsize, cpu=cpu)
+    batch = packed(config, learner, work, minibatches=minibatches, cpu=cpu)
+    everything = packed(config, learner, work, minibatches=1, cpu=cpu)
+    parts = [
+        _runtime(cpu=cpu, cpu_bytes=f.CPU_LEARNER_RUNTIME),
+        *state,
+        *_batch_parts(role, learner, shape, batch, everything, itemsize=itemsize, cpu=cpu),
+    ]
+    if role == "actor" and not cpu:
+        bucket = f.sync_buckets(shape, itemsize=itemsize, bucket_bytes=config.rollout.sync_bucket_mib * f.MIB)
+        parts.append(Part(name="weight sync", gpu=bucket, how="a bucket, or the embedding alone"))
+    if not cpu:
+        parts.append(
+            Part(
+                name="loading",
+                host=itemsize * parameters,
+                how=f"{count_words(parameters)} x {itemsize} B, while it starts",
+            )
+        )
+    return RolePlan(
+        name=role,
+        processes=learner.num_ranks,
+        parameters=parameters,
+        trainable=trainable,
+        parts=tuple(_on(part, cpu=cpu) for part in parts),
+        asleep=sum(part.gpu for part in state),
+        rows_at_once=everything.rows,
+    )
+
+
+def _state_parts(
+    learner: LearnerConfig, shape: ModelShape, parameters: int, trainable: int, *, itemsize: int, cpu: bool
+) -> list[Part]:
+    """Weights, optimizer and gradients with the buffers that move them."""
+    ranks, stage = learner.num_ranks, learner.zero_stage
+    over = f" / {ranks}" if ranks > 1 else ""
+    held = f.weights(parameters, itemsize=itemsize, zero_stage=stage, ranks=ranks)
+    adam = f.optimizer(trainable, ranks=ranks)
+    grads = f.gradients(trainable, itemsize=itemsize, zero_stage=stage, ranks=ranks)
+    copies = f.step_gradients(trainable, zero_stage=stage, ranks=ranks)
+    buckets = f.collectives(trainable, itemsize=itemsize, zero_stage=stage, ranks=ranks, overlap=not cpu)
+    whole = f.gathered(shape, parameters, itemsize=itemsize, zero_stage=stage)
+    return [
+        Part(
+            name="weights",
+            **_placed(held, learner.offload_parameters),
+            how=f"{count_words(parameters)} x {itemsize} B{over if stage == 3 else ''}",
+        ),
+        Part(
+            name="optimizer",
+            **_placed(adam, learner.offload_optimizer),
+            how=f"{count_words(trainable)} x 12 B{over} (fp32 weights and two moments)",
+        ),
+        Part(
+            name="gradients",
+            **_placed(grads, learner.offload_optimizer and stage >= 2),
+            how=f"{count_words(trainable)} x {itemsize} B{over if stage >= 2 else ''}",
+        ),
+        Part(name="fp32 gradients", **_placed(copies, learner.offload_optimizer), how="of the part that is stepped"),
+        Part(name="collectives", gpu=buckets + whole, how="buckets" + (", gathered weights" if whole else "")),
+    ]
+
+
+def _batch_parts(
+    role: Learner,
+    learner: LearnerConfig,
+    shape: ModelShape,
+    batch: Packed,
+    everything: Packed,
+    *,
+    itemsize: int,
+    cpu: bool,
+) -> list[Part]:
+    """What grows with the tokens that a rank packs. ``everything``: of the passes without gradients, over all rows."""
+    checkpointing = not cpu if learner.gradient_checkpointing is None else learner.gradient_checkpointing
+    tiles = learner.mlp_tile_tokens
+    layer = _layer(shape, batch, itemsize=itemsize, tiles=tiles)
+    kept = f.activations(
+        shape,
+        layer,
+        batch.tokens,
+        itemsize=itemsize,
+        checkpointing=checkpointing,
+        offloaded=learner.offload_checkpoints,
+    )
+    # Without gradients nothing is kept, but mini-batches do not cut the batch: one layer of it is alive.
+    kept = max(kept, _layer(shape, everything, itemsize=itemsize, tiles=tiles))
+    how = f"{batch.tokens:,} tokens, {'layer inputs and one layer' if checkpointing else f'{shape.num_layers} layers'}"
+    how += ", one layer's gradients" + (f", MLP in tiles of {tiles:,}" if tiles else "")
+    waiting = f.checkpoints_on_host(shape, batch.tokens, itemsize=itemsize) if learner.offload_checkpoints else 0
+    parts = [
+        Part(name="activations", gpu=kept, host=waiting, how=how),
+        Part(name="last states", gpu=f.final_states(shape, batch.tokens, itemsize=itemsize), how="final norm, actions"),
+    ]
+    if role == "actor":
+        chunk = min(learner.logprob_chunk_tokens, everything.tokens)
+        head = f.head_gradient(shape, itemsize=itemsize) if learner.lora is None else 0
+        parts.append(
+            Part(
+                name="logits chunk",
+                gpu=f.logits(shape, chunk_tokens=chunk) + head,
+                how=f"{chunk:,} x {shape.vocab_size:,} words x 8 B" + (", the head's gradient" if head else ""),
+            )
+        )
+    return parts
+
+
+def _layer(shape: ModelShape, batch: Packed, *, itemsize: int, tiles: int) -> int:
+    return f.layer_activations(
+        shape,
+        batch.tokens,
+        itemsize=itemsize,
+        query_slots=batch.query_slots,
+        key_slots=batch.key_slots,
+        mask_elements=batch.mask_elements,
+        mlp_tile_tokens=tiles,
+    )
+
+
+def engine_role(config: Config, shape: ModelShape, *, gpu_memory: int | None) -> RolePlan:
+    """One GPU of an engine, or on CPUs one engine."""
+    rollout, cpu = config.rollout, gpu_memory is None
+    itemsize = _itemsize(config, cpu=cpu)
+    size = 1 if cpu else rollout.tensor_parallel * rollout.pipeline_parallel
+    held = itemsize * shape.policy_parameters // size
+    weights = Part(
+        name="weights",
+        gpu=held,
+        how=f"{count_words(shape.policy_parameters)} x {itemsize} B" + f" / {size}" * (size > 1),
+    )
+    token = f.kv_token(
+        shape,
+        itemsize=itemsize,
+        tensor_parallel=1 if cpu else rollout.tensor_parallel,
+        pipeline_parallel=1 if cpu else rollout.pipeline_parallel,
+    )
+    step_tokens = f.ENGINE_STEP_TOKENS
+    work = f.engine_workspace(
+        shape,
+        itemsize=itemsize,
+        sequences=rollout.max_concurrent_sequences,
+        step_tokens=step_tokens,
+        eager=rollout.enforce_eager,
+    )
+    bucket = f.sync_buckets(shape, itemsize=itemsize, bucket_bytes=rollout.sync_bucket_mib * f.MIB)
+    fixed = [_runtime(cpu=cpu, cpu_bytes=f.CPU_ENGINE_RUNTIME), weights]
+    if cpu:
+        cache = int(rollout.kv_cache_gib * f.GIB)
+        told = f"rollout.kv_cache_gib={rollout.kv_cache_gib:g}"
+    else:
+        fixed.append(Part(name="one step", gpu=work, how=f"{rollout.max_concurrent_sequences} sequences"))
+        cache = int(rollout.gpu_memory_utilization * (gpu_memory or 0)) - sum(part.gpu for part in fixed)
+        told = f"{rollout.gpu_memory_utilization:g} of the GPU less the above; {token / f.KIB:,.0f} KiB a token"
+    parts = [
+        *fixed,
+        Part(name="KV cache", gpu=max(0, cache), how=told),
+        Part(name="weight sync", gpu=0 if cpu else bucket, how="a bucket, or the embedding alone"),
+    ]
+    if not cpu:
+        parts = [_with_host(part, f.GPU_PROCESS_HOST if part.name == "runtime" else 0) for part in parts]
+    return RolePlan(
+        name="engine",
+        processes=rollout.num_workers * size,
+        parameters=shape.policy_parameters,
+        trainable=0,
+        parts=tuple(_on(part, cpu=cpu) for part in parts if part.gpu or part.host or part.name == "KV cache"),
+        asleep=0 if cpu else held,
+        cache_tokens=max(0, cache) // token,
+    )
+
+
+def _runtime(*, cpu: bool, cpu_bytes: int) -> Part:
+    if cpu:
+        return Part(name="runtime", host=cpu_bytes, how="libraries")
+    return Part(name="runtime", gpu=f.GPU_RUNTIME, host=f.GPU_PROCESS_HOST, how="CUDA, NCCL, libraries (estimate)")
+
+
+def _with_host(part: Part, host: int) -> Part:
+    return Part(name=part.name, gpu=part.gpu, host=max(part.host, host), how=part.how)
+
+
+def _on(part: Part, *, cpu: bool) -> Part:
+    """On CPUs everything is in the host's memory."""
+    return Part(name=part.name, host=part.gpu + part.host, how=part.how) if cpu else part
+
+
+def _placed(amount: int, offloaded: bool) -> dict[str, int]:
+    return {"host": amount} if offloaded else {"gpu": amount}
+
+
+def _itemsize(config: Config, *, cpu: bool) -> int:
+    """Bytes of a weight; ``model.dtype`` auto is bf16 on GPUs and fp32 on CPUs."""
+    dtype = config.model.dtype
+    return 4 if dtype == "float32" or (dtype == "auto" and cpu) else 2
+
+
+def count_words(parameters: int) -> str:
+    """``8.19B``, ``0.66M``."""
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e8 else f"{parameters / 1e6:.2f}M"

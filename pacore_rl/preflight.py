@@ -1,0 +1,297 @@
+"""What a run would refuse, found before anything starts: ``check_run`` reads recipe, data and the model's files.
+
+``pacore-rl train`` calls it before Ray starts, ``train --dry-run`` instead of a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pacore_rl.config import Config
+from pacore_rl.interfaces import ChatTokenizer
+from pacore_rl.planning.plan import count_gpus
+from pacore_rl.planning.workload import Workload
+from pacore_rl.problems import load_problems
+from pacore_rl.synthesis.draws import draw_messages, draw_problems, draw_rng, fit_to_window
+from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.prompt import build_conversation
+from pacore_rl.tokenizer import first_line, load_tokenizer
+from pacore_rl.types import PoolMessage, Problem
+
+LONGEST_READ = 16
+"""Problems, longest text first, whose prompts are tokenised to find the longest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaModels:
+    """The two networks of a run without their weights."""
+
+    architecture: str
+    policy_parameters: int
+    critic_parameters: int
+    head: str
+    """The critic's head, as torch prints it."""
+
+
+def check_run(config: Config) -> MetaModels:
+    """Everything that can be known to fail without starting a worker.
+
+    Raises:
+        ValueError: what was given, what must hold, what to do.
+    """
+    check_gpus(config)
+    models = build_on_meta(config)
+    tokenizer = load_tokenizer(config.model.path)
+    check_reasoning_marker(config, tokenizer.tokenizer)
+    if config.data.problems.is_file():
+        check_prompts(config, tokenizer, load_problems(config.data.problems))
+    return models
+
+
+def check_gpus(config: Config) -> None:
+    """A run on this machine's GPUs needs as many as its roles take. A cluster's are counted when it is joined."""
+    import torch
+
+    if config.run.device == "cpu" or config.cluster.address is not None:
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.run.device == "cuda" and found == 0:
+        raise ValueError(
+            "run.device=cuda, but torch sees no GPU on this machine; install the GPU lock on a machine with one, join "
+            "a cluster with cluster.address, or set run.device=cpu."
+        )
+    needed, told = count_gpus(config)
+    if 0 < found < needed:
+        raise ValueError(
+            f"{told} are needed, and this machine has {found}; lower the ranks or the engines, set "
+            "rollout.placement=colocated, or join a cluster with cluster.address. `pacore-rl plan` finds a layout."
+        )
+
+
+def build_on_meta(config: Config) -> MetaModels:
+    """Policy and critic on torch's meta device: shapes and parameters without memory.
+
+    Raises:
+        ValueError: the model's configuration cannot be had, its architecture lacks what training needs, its window is
+            too small, its heads cannot be shared out, or its files hold another architecture's weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+    path = config.model.path
+    settings = _model_settings(path)
+    name = type(settings).__name__
+    _check_window(config, settings)
+    _check_heads(config, settings)
+    settings.num_labels = 1
+    try:
+        with torch.device("meta"):
+            policy: Any = AutoModelForCausalLM.from_config(settings)
+            critic: Any = AutoModelForTokenClassification.from_config(settings)
+    except ValueError as error:
+        raise ValueError(
+            f"model.path={path} is a {settings.model_type} model ({name}); training needs an architecture with a "
+            "causal language model and a token classifier in transformers (Llama, Qwen2, Qwen3 and kin have both)."
+        ) from error
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        check_weight_files(folder, {key: tuple(value.shape) for key, value in policy.state_dict().items()})
+    return MetaModels(
+        architecture=type(policy).__name__,
+        policy_parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        critic_parameters=sum(parameter.numel() for parameter in critic.parameters()),
+        head=str(critic.score),
+    )
+
+
+def _model_settings(path: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(Path(path).expanduser() if Path(path).expanduser().is_dir() else path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path={path} has no configuration that transformers can read ({first_line(error)}); give a Hugging "
+            "Face folder with a config.json, or a hub id that this machine can reach."
+        ) from error
+
+
+def _check_window(config: Config, settings: Any) -> None:
+    """The context window must lie within the positions of the model, stretched by rope scaling where there is one."""
+    longest = int(settings.max_position_embeddings)
+    scaling = {**(settings.rope_parameters or {}), **(config.model.rope_scaling or {})}
+    factor = float(scaling.get("factor", 1.0))
+    original = int(scaling.get("original_max_position_embeddings", longest))
+    reach = max(longest, int(original * factor))
+    window = config.model.context_window_tokens
+    if window > reach:
+        raise ValueError(
+            f"model.context_window_tokens={window} exceeds the {reach} positions of {config.model.path}; lower the "
+            "window, or stretch the model with model.rope_scaling, e.g. {rope_type: yarn, factor: 2.0, "
+            f"attention_factor: 1.0, original_max_position_embeddings: {longest}}}."
+        )
+
+
+def _check_heads(config: Config, settings: Any) -> None:
+    heads = int(settings.num_attention_heads)
+    sizes = {
+        "actor.sequence_parallel": config.actor.sequence_parallel,
+        "critic.sequence_parallel": config.critic.sequence_parallel,
+        "rollout.tensor_parallel": config.rollout.tensor_parallel,
+    }
+    for key, size in sizes.items():
+        if heads % size:
+            raise ValueError(
+                f"{key}={size} cannot share out the {heads} attention heads of {config.model.path}; choose a divisor "
+                f"of {heads}."
+            )
+
+
+def check_weight_files(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    """The safetensors files of a folder must hold the tensors that its config.json promises, by name and shape.
+
+    A tensor that is missing is allowed where the model ties it; a critic's checkpoint is told apart.
+
+    Raises:
+        ValueError: weights of another architecture or size.
+    """
+    found = _stored_shapes(folder)
+    if not found:
+        return  # pytorch_model.bin, which is not read without unpickling it
+    if "score.weight" in found and "score.weight" not in expected:
+        raise ValueError(
+            f"model.path={folder} is a critic's checkpoint (it has score.weight); give the actor's folder beside it."
+        )
+    tied = {"lm_head.weight"}
+    wrong = [
+        f"{name}: {list(found[name])} stored, {list(shape)} expected"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    missing = [name for name in expected if name not in found and name not in tied]
+    if missing and len(missing) == len(expected) - len(tied & expected.keys()):
+        wrong.append(f"none of the expected tensors is stored (first stored: {next(iter(found))})")
+    elif missing and not _fuses_experts(missing):
+        wrong.append(f"{len(missing)} tensors are missing, e.g. {missing[0]}")
+    if wrong:
+        raise ValueError(
+            f"model.path={folder}: the weights are not those of its config.json: {'; '.join(wrong[:3])}. Give the "
+            "folder as save_pretrained wrote it, weights and config.json of one model."
+        )
+
+
+def _fuses_experts(names: Sequence[str]) -> bool:
+    """Whether all of these are expert weights, which transformers fuses while it loads them."""
+    return all(".experts." in name for name in names)
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a folder's safetensors files; only their headers are read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            try:
+                header = json.loads(stream.read(size)) if size <= file.stat().st_size else None
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                header = None
+        if header is None:
+            raise ValueError(
+                f"{file} is not a whole safetensors file (its header cannot be read); was the download cut short, or "
+                "is it a pointer of Git LFS? Fetch it again."
+            )
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def check_reasoning_marker(config: Config, tokenizer: Any) -> None:
+    """``model.end_of_reasoning`` must be something that this model writes: in its chat template, or a token of its own.
+
+    Raises:
+        ValueError: it is neither, and every message would come out empty.
+    """
+    marker = config.model.end_of_reasoning
+    if config.synthesis.compaction != "after_reasoning":
+        return
+    if marker in str(tokenizer.chat_template) or marker in tokenizer.get_vocab():
+        return
+    raise ValueError(
+        f"model.end_of_reasoning={marker!r} is neither in the chat template of {config.model.path} nor one of its "
+        "tokens: no response would hold it, and every message would be empty. Set it to what ends this model's "
+        "reasoning, or train a model that reasons before it answers."
+    )
+
+
+def check_prompts(config: Config, tokenizer: ChatTokenizer, problems: Sequence[Problem]) -> None:
+    """A step's problems must be there, and the longest must fit the window without any message.
+
+    Raises:
+        ValueError: too few problems, or a problem without room for its answer.
+    """
+    if len(problems) < config.ppo.problems_per_step:
+        raise ValueError(
+            f"ppo.problems_per_step={config.ppo.problems_per_step} exceeds the {len(problems)} problems in "
+            f"{config.data.problems}; lower it or give more problems."
+        )
+    window, reserve = config.model.context_window_tokens, config.sampling.answer_reserve_tokens
+    for problem in _longest(problems):
+        tokens = len(tokenizer.encode_chat(build_conversation(problem, ())))
+        if tokens + reserve > window:
+            raise ValueError(
+                f"problem {problem.id!r} has {tokens} tokens, which with sampling.answer_reserve_tokens={reserve} "
+                f"exceed model.context_window_tokens={window}; raise the window, lower the reserve, or leave the "
+                "problem out."
+            )
+
+
+def measured_workload(config: Config) -> Workload | None:
+    """Prompt lengths of the run's own data: step 1 as it will be drawn, and the longest problems, all messages shown.
+
+    None where the data or a local tokenizer is not there.
+    """
+    data = config.data
+    there = data.problems.is_file() and (data.pool is None or data.pool.is_file())
+    if not there or not Path(config.model.path).expanduser().is_dir():
+        return None
+    tokenizer, problems = load_tokenizer(config.model.path), load_problems(data.problems)
+    pool = MessagePool.open(data.pool, must_exist=True) if data.pool else None
+    first = draw_problems(problems, min(config.ppo.problems_per_step, len(problems)), seed=config.run.seed, step=0)
+    drawn = [_prompt_length(config, tokenizer, problem, _messages(pool, problem)) for problem in first]
+    longest = [
+        _prompt_length(config, tokenizer, problem, _messages(pool, problem), full=True)
+        for problem in _longest(problems)
+    ]
+    longest_prompt = max(*drawn, *longest)
+    response = min(config.sampling.max_response_tokens, config.model.context_window_tokens - min(drawn))
+    return Workload(
+        mean_prompt=round(sum(drawn) / len(drawn)), longest_prompt=longest_prompt, response=response, measured=True
+    )
+
+
+def _messages(pool: MessagePool | None, problem: Problem) -> Sequence[PoolMessage]:
+    return () if pool is None else pool.messages(problem.id)
+
+
+def _prompt_length(
+    config: Config, tokenizer: ChatTokenizer, problem: Problem, messages: Sequence[PoolMessage], *, full: bool = False
+) -> int:
+    """Tokens of a prompt as the trainer draws it for step 1; ``full``: with the largest message set."""
+    rng = draw_rng(config.run.seed, "messages", 1, problem.id)
+    least = config.synthesis.max_messages if full else config.synthesis.min_messages
+    _, prompt_ids = fit_to_window(
+        problem,
+        draw_messages(messages, least, config.synthesis.max_messages, rng),
+        tokenizer,
+        window_tokens=config.model.context_window_tokens,
+        reserve_tokens=config.sampling.answer_reserve_tokens,
+        rng=rng,
+    )
+    return len(prompt_ids)
+
+
+def _longest(problems: Sequence[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: sum(len(turn.content) for turn in problem.conversation))[-LONGEST_READ:]

@@ -1,0 +1,182 @@
+"""Plans: sums add up, what does not fit is named and mended, and the shipped recipes fit what they name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pacore_rl.config import Config
+from pacore_rl.planning.command import plan_recipe, read_size
+from pacore_rl.planning.formulas import GIB
+from pacore_rl.planning.plan import Hardware, count_gpus, make_plan
+from pacore_rl.planning.search import changed, mend
+from pacore_rl.planning.workload import Workload, assumed_workload, packed
+from pacore_rl.recipes import load_config
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+EIGHTY = 80 * GIB
+
+
+def recipe(name: str, *overrides: str) -> Config:
+    return load_config(RECIPES / f"{name}.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"),
+    [
+        ("pacore_8b/rlvr", 64),
+        ("pacore_8b/stage1", 64),
+        ("pacore_8b/stage2", 64),
+        ("rlvr_30b_a3b", 64),
+        ("finetune/qwen3_4b_8gpu", 8),
+        ("finetune/qwen3_1_7b_1gpu", 1),
+    ],
+)
+def test_shipped_recipes_fit_the_hardware_they_name(name: str, gpus: int) -> None:
+    plan = make_plan(recipe(name), Hardware(gpu_memory=EIGHTY, num_gpus=gpus, host_memory=2048 * GIB))
+    assert plan.fits, [str(shortfall) for shortfall in plan.shortfalls]
+    assert plan.num_gpus == gpus
+    assert f"--gpus {gpus} --gpu-memory 80GiB" in (RECIPES / f"{name}.yaml").read_text() or name == "pacore_8b/stage2"
+
+
+def test_a_role_is_the_sum_of_its_parts_and_the_plan_the_fullest() -> None:
+    plan = make_plan(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY))
+    actor = {part.name: part.gpu for part in plan.roles[0].parts}
+    assert actor["optimizer"] == 12 * 8_190_735_360 // 8
+    assert actor["weights"] == 2 * 8_190_735_360 // 8
+    assert plan.roles[0].gpu == sum(actor.values())
+    assert plan.gpu_peak == max(role.gpu for role in plan.roles)
+    assert plan.gpu_sum == "8 actor ranks + 8 critic ranks + (48 engines x 1 = 48) = 64 GPUs"
+
+
+def test_the_smallest_cluster_of_stage_1() -> None:
+    plan, layout, _ = plan_recipe(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY))
+    assert layout is not None and plan.fits
+    assert plan.num_gpus == count_gpus(plan.config)[0]
+    for role in ("actor", "critic"):
+        learner = plan.config.actor if role == "actor" else plan.config.critic
+        fewer = changed(
+            plan.config, {f"{role}.num_ranks": max(1, learner.num_ranks // 2), f"{role}.sequence_parallel": 1}
+        )
+        assert fewer is not None
+        shortfalls = make_plan(fewer, Hardware(gpu_memory=EIGHTY)).shortfalls
+        assert [shortfall.where for shortfall in shortfalls] == [role], "half the ranks are too few"
+
+
+def test_more_memory_takes_fewer_gpus() -> None:
+    config = recipe("pacore_8b/stage1")
+    sizes = [plan_recipe(config, Hardware(gpu_memory=size * GIB))[0].num_gpus for size in (80, 141, 280)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+
+
+def test_what_does_not_fit_is_named_and_mended() -> None:
+    config = recipe("pacore_8b/stage1", "actor.sequence_parallel=1")
+    hardware = Hardware(gpu_memory=EIGHTY, num_gpus=64)
+    plan, _, mending = plan_recipe(config, hardware)
+    assert [shortfall.where for shortfall in plan.shortfalls] == ["actor"]
+    assert mending and all(key.startswith("actor.") for key in mending)
+    mended = changed(config, mending)
+    assert mended is not None and make_plan(mended, hardware).fits
+
+
+def test_too_many_gpus_are_asked_for() -> None:
+    hardware = Hardware(gpu_memory=EIGHTY, num_gpus=32)
+    plan = make_plan(recipe("pacore_8b/stage1"), hardware)
+    assert [str(shortfall) for shortfall in plan.shortfalls] == ["cluster: 64.0 GPUs needed, 32.0 given"]
+    assert mend(plan) == {"rollout.num_workers": 16}
+
+
+def test_no_setting_mends_a_gpu_that_is_far_too_small() -> None:
+    plan = make_plan(recipe("pacore_8b/stage1"), Hardware(gpu_memory=4 * GIB, num_gpus=64))
+    assert not plan.fits and mend(plan) == {}
+
+
+def test_offloading_moves_bytes_and_loses_none() -> None:
+    config = recipe("finetune/qwen3_1_7b_1gpu")
+    there, here = make_plan(config, Hardware(gpu_memory=EIGHTY)), changed(config, {"actor.offload_optimizer": False})
+    assert here is not None
+    kept = make_plan(here, Hardware(gpu_memory=EIGHTY)).roles[0]
+    moved = there.roles[0]
+    assert kept.gpu > moved.gpu and kept.gpu + kept.host == moved.gpu + moved.host
+
+
+def test_colocated_roles_share_their_gpus() -> None:
+    config = recipe("finetune/qwen3_4b_8gpu")
+    plan = make_plan(config, Hardware(gpu_memory=EIGHTY))
+    actor, critic, engine = plan.roles
+    assert plan.gpu_peak >= max(actor.gpu + critic.gpu, engine.gpu)
+    apart = changed(config, {"rollout.placement": "separate"})
+    assert apart is not None and count_gpus(apart)[0] == 24 and plan.num_gpus == 8
+    assert plan.host_peak > make_plan(apart, Hardware(gpu_memory=EIGHTY)).host_peak, (
+        "what sleeps is in the host's memory"
+    )
+
+
+class TestPacking:
+    work = Workload(mean_prompt=100, longest_prompt=150, response=26, measured=True)
+
+    def test_the_quickstart(self) -> None:
+        """512 rows, 16 prompts: each row adds 25 tokens and a 32nd of a prompt, all in one micro-batch of 16,384."""
+        config = recipe("quickstart")
+        found = packed(config, config.actor, self.work, minibatches=1, cpu=True)
+        assert (found.rows, found.tokens) == (512, 512 * 25 + 16 * 100)
+        assert found.key_slots == 512 * 125 and found.query_slots == found.tokens
+
+    def test_mini_batches_part_rows_of_a_prompt(self) -> None:
+        config = recipe("quickstart")
+        found = packed(config, config.critic, self.work, minibatches=4, cpu=True)
+        assert (found.rows, found.tokens) == (128, 128 * 25 + 16 * 100)
+
+    def test_a_long_row_goes_alone_and_is_shared_by_its_group(self) -> None:
+        config = recipe("pacore_8b/stage1")
+        work = assumed_workload(config)
+        assert work.longest_row == 131_072
+        assert packed(config, config.actor, work, minibatches=1, cpu=False).tokens == 131_072 // 8
+
+    def test_whole_rows_on_gpus(self) -> None:
+        config = recipe("quickstart")
+        found = packed(config, config.actor, self.work, minibatches=1, cpu=False)
+        assert found.query_slots == found.key_slots and found.mask_elements == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("80GiB", 80 * GIB), ("80", 80 * GIB), ("141GB", 141 * 10**9), ("2TiB", 2048 * GIB)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert read_size(text, "--gpu-memory") == size
+
+
+@pytest.mark.parametrize("text", ["", "80 lots", "-1GiB", "0"])
+def test_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="--gpu-memory"):
+        read_size(text, "--gpu-memory")
+
+
+def test_prompts_that_leave_no_room() -> None:
+    with pytest.raises(ValueError, match="--prompt-tokens 512"):
+        assumed_workload(recipe("quickstart"), prompt_tokens=512)
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pacore_rl", "plan", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=ROOT, check=False)
+
+
+def test_the_command_prints_json_and_ends_with_the_verdict() -> None:
+    ended = cli("recipes/pacore_8b/stage1.yaml", "--gpus", "16", "--gpu-memory", "80GiB", "--json")
+    assert ended.returncode == 1, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["fits"] is False and told["gpus"]["needed"] == 64
+    actor = told["roles"]["actor"]
+    assert actor["gpu_bytes"] == sum(part["gpu_bytes"] for part in actor["parts"])
+
+
+def test_the_command_shows_the_sum_of_the_smallest_cluster() -> None:
+    ended = cli("recipes/pacore_8b/stage1.yaml")
+    assert ended.returncode == 0, ended.stderr
+    assert "Smallest layout:" in ended.stdout and "actor ranks +" in ended.stdout and "It fits." in ended.stdout

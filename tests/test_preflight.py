@@ -1,0 +1,142 @@
+"""What a run would refuse is refused before anything starts; a dry run shows the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pacore_rl import runs
+from pacore_rl.config import Config
+from pacore_rl.planning.search import changed
+from pacore_rl.preflight import check_run, measured_workload
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def config(tiny_config: Callable[..., Config], write_data: Callable[[Config], None]) -> Config:
+    config = tiny_config()
+    write_data(config)
+    return config
+
+
+def refused(config: Config | None) -> str:
+    assert config is not None
+    with pytest.raises(ValueError) as refusal:
+        check_run(config)
+    return str(refusal.value)
+
+
+def copied(config: Config, folder: Path, **settings: object) -> Config:
+    """The configuration on a copy of its model whose config.json has other values."""
+    shutil.copytree(config.model.path, folder)
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(text | settings))
+    there = changed(config, {"model.path": str(folder)})
+    assert there is not None
+    return there
+
+
+def test_what_is_sound_passes(config: Config) -> None:
+    models = check_run(config)
+    assert models.policy_parameters == 658_048 and models.critic_parameters == 658_048 + 128 + 1
+    assert "out_features=1" in models.head
+
+
+def test_train_asks_first(config: Config) -> None:
+    with pytest.raises(ValueError, match="end_of_reasoning"):
+        runs.train(config.model_copy(update={"model": config.model.model_copy(update={"end_of_reasoning": "</muse>"})}))
+
+
+def test_a_marker_that_the_model_never_writes(config: Config) -> None:
+    assert "'</muse>'" in refused(changed(config, {"model.end_of_reasoning": "</muse>"}))
+
+
+def test_a_window_beyond_the_models_positions(config: Config) -> None:
+    message = refused(changed(config, {"model.context_window_tokens": 4096}))
+    assert "4096" in message and "1024" in message and "rope_scaling" in message
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    there = changed(config, {"model.context_window_tokens": 4096, "model.rope_scaling": scaling})
+    assert there is not None
+    check_run(there)
+
+
+def test_a_window_smaller_than_a_prompt(config: Config) -> None:
+    with config.data.problems.open("a") as file:
+        file.write(json.dumps({"id": "long", "problem": "Add " + "A1 " * 400, "answer": "2", "reward": "exact"}) + "\n")
+    message = refused(config)
+    assert "'long'" in message and "model.context_window_tokens=512" in message
+
+
+def test_more_problems_a_step_than_there_are(config: Config) -> None:
+    assert "8 problems" in refused(changed(config, {"ppo.problems_per_step": 16}))
+
+
+def test_heads_that_cannot_be_shared_out(config: Config) -> None:
+    message = refused(changed(config, {"rollout.tensor_parallel": 3}))
+    assert "rollout.tensor_parallel=3" in message and "4 attention heads" in message
+
+
+def test_a_checkpoint_of_another_architecture(config: Config, tmp_path: Path) -> None:
+    message = refused(copied(config, tmp_path / "wide", intermediate_size=320))
+    assert "[256, 128] stored, [320, 128] expected" in message
+    assert "missing" in refused(
+        copied(config, tmp_path / "deep", num_hidden_layers=5, layer_types=["full_attention"] * 5)
+    )
+
+
+def test_an_architecture_without_a_critic(config: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 1024}
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neox_japanese", **sizes}))
+    message = refused(changed(config, {"model.path": str(folder)}))
+    assert "token classifier" in message
+
+
+def test_a_pointer_instead_of_weights(config: Config, tmp_path: Path) -> None:
+    there = copied(config, tmp_path / "pointer")
+    (tmp_path / "pointer" / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
+    assert "not a whole safetensors file" in refused(there)
+
+
+def test_a_gpu_that_is_not_there(config: Config) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert "sees no GPU" in refused(changed(config, {"run.device": "cuda"}))
+
+
+def test_prompts_are_measured_on_the_data(config: Config) -> None:
+    work = measured_workload(config)
+    assert work is not None and work.measured
+    assert 0 < work.mean_prompt <= work.longest_prompt < 512 and work.response == 16
+    config.data.problems.unlink()
+    assert measured_workload(config) is None
+
+
+def test_a_dry_run_prints_all_and_starts_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pacore_rl", "train", "recipes/quickstart.yaml", "--dry-run"]
+    ended = subprocess.run(
+        [*command, f"run.output_dir={tmp_path}/runs", "trainer.steps=7"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=ROOT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "658,048 parameters" in ended.stdout and "out_features=1" in ended.stdout
+    assert "steps: 7  # command line, trainer.steps=7" in ended.stdout
+    assert "min_messages: 4  # recipes/quickstart.yaml, line" in ended.stdout
+    assert "seed: 0  # default" in ended.stdout and "Nothing was started." in ended.stdout
+    assert not (tmp_path / "runs").exists()
