@@ -31,12 +31,27 @@ def configuration(*, actor: int, critic: int, **rollout: Any) -> Config:
     )
 
 
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    node = {"num_cpus": 12, "num_gpus": 4, "object_store_memory": 100 * 1024**2}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    def node() -> dict[str, Any]:
+        # With ports of their own choice, a node gives its agents 15 s to name them, and dies on a busy machine.
+        ports = dict(zip(AGENT_PORTS, free_ports(len(AGENT_PORTS)), strict=True))
+        return {"num_cpus": 12, "num_gpus": 4, "object_store_memory": 100 * 1024**2, **ports}
+
+    cluster = Cluster(initialize_head=True, head_node_args=node() | {"include_dashboard": False})
     try:
-        cluster.add_node(**node)
+        cluster.add_node(**node())
         ray.init(
             address=resolve_address(cluster.address), namespace="test-cluster", log_to_driver=False, logging_level=40
         )
