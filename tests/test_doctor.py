@@ -9,12 +9,13 @@ import sys
 import time
 from io import StringIO
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 
 from pacore_rl import doctor, machine
-from pacore_rl.doctor import findings, local, trials
+from pacore_rl.doctor import findings, gpus, local, trials
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +121,60 @@ def test_the_command_ends_with_the_verdict() -> None:
     command = [sys.executable, "-m", "pacore_rl", "doctor", "--quick"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
     assert ended.returncode == (1 if "failed. Mend" in ended.stdout else 0)
+
+
+class TestGpus:
+    """Judgements on what an H100's tools print; no GPU is needed."""
+
+    SMI = "| NVIDIA-SMI 570.86.15    Driver Version: 570.86.15    CUDA Version: 12.8     |"
+
+    def test_the_head_of_nvidia_smi(self) -> None:
+        assert gpus.read_smi(self.SMI) == ("570.86.15", "12.8")
+        assert gpus.read_smi("no devices were found") == (None, None)
+
+    @pytest.mark.parametrize(
+        ("torch_says", "status"),
+        [
+            ({"cuda": "12.6", "seen": 8}, "ok"),
+            ({"cuda": "13.0", "seen": 8}, "fail"),
+            ({"cuda": "12.8", "seen": 4}, "fail"),
+            ({"cuda": None, "seen": 0}, "warn"),
+            (None, "fail"),
+        ],
+    )
+    def test_cuda(self, torch_says: dict[str, object] | None, status: str) -> None:
+        finding = gpus.judge_cuda("570.86.15", "12.8", torch_says, 8)
+        assert finding.status == status and bool(finding.remedy) == (status != "ok")
+
+    @pytest.mark.parametrize(
+        ("value", "status"), [("eth", "ok"), ("=eth0", "ok"), ("=eth", "fail"), ("ib0,eth0", "ok"), ("ib", "fail")]
+    )
+    def test_an_interface_must_be_there(self, value: str, status: str) -> None:
+        finding = gpus.judge_interface("NCCL_SOCKET_IFNAME", value, frozenset({"lo", "eth0"}))
+        assert finding is not None and finding.status == status
+
+    @pytest.mark.parametrize("value", [None, "", "^lo"])
+    def test_no_interface_is_named(self, value: str | None) -> None:
+        assert gpus.judge_interface("NCCL_SOCKET_IFNAME", value, frozenset({"lo"})) is None
+
+
+class TestTrials:
+    TOLD: ClassVar = {"nodes": 2.0, "cpu": 8.0, "cpu_free": 8.0, "gpu": 16.0, "gpu_free": 16.0}
+
+    @pytest.mark.parametrize(
+        ("changes", "num_nodes", "status"), [({}, 2, "ok"), ({}, 3, "fail"), ({"gpu_free": 8.0}, None, "warn")]
+    )
+    def test_a_cluster(self, changes: dict[str, float], num_nodes: int | None, status: str) -> None:
+        (finding,) = trials.judge_cluster("host:6379", self.TOLD | changes, num_nodes)
+        assert finding.status == status and "2 nodes" in finding.seen
+
+    def test_two_processes_add_up_a_vector(self) -> None:
+        (finding,) = trials.check_all_reduce()
+        assert finding.status == "ok" and "2 ranks" in finding.seen, finding.seen
+
+    def test_a_port_that_is_taken_is_not_free(self) -> None:
+        with socket.create_server(("", 0)) as server:
+            assert not local._is_free(server.getsockname()[1])
 
 
 def test_an_engine_really_starts() -> None:

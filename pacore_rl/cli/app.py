@@ -250,7 +250,7 @@ def plan(
 @app.command()
 def doctor(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out the start of a real engine (up to 2 minutes).")
+        bool, typer.Option("--quick", help="Leave out an all-reduce and the start of an engine (minutes).")
     ] = False,
     address: Annotated[
         str | None, typer.Option(help="Look at this Ray cluster too: HOST:PORT, or auto.", show_default="none")

@@ -49,14 +49,14 @@ CHECKS: tuple[Check, ...] = (
     check_all_reduce,
     check_engine,
 )
-SLOW_CHECKS: tuple[Check, ...] = (check_engine,)
+SLOW_CHECKS: tuple[Check, ...] = (check_all_reduce, check_engine)
 
 
 def examine(console: Console, *, quick: bool, address: str | None = None, num_nodes: int | None = None) -> bool:
     """Run every check, print the table, and say whether none failed.
 
     Args:
-        quick: leave out the start of an engine.
+        quick: leave out the all-reduce and the start of an engine.
         address: of a Ray cluster that is looked at too.
         num_nodes: that the cluster must have.
     """

@@ -8,7 +8,7 @@ import sys
 from pacore_rl.doctor.findings import Finding, last_line, run_limited
 
 ENGINE_START_LIMIT_SECONDS = 120.0
-ALL_REDUCE_LIMIT_SECONDS = 90.0
+ALL_REDUCE_LIMIT_SECONDS = 120.0
 CLUSTER_LIMIT_SECONDS = 90.0
 
 

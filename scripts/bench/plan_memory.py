@@ -32,7 +32,7 @@ from pacore_rl.types import ExperienceBatch
 
 TARGET = 0.15
 ROLES = ("actor", "critic")
-LIMIT_SECONDS = 600
+LIMIT_SECONDS = 3600
 
 
 def main() -> None:
