@@ -71,9 +71,9 @@ class Direct(RolloutWorker):
 
 def start_direct(config: Config, device: Device) -> list[Any]:
     """Engines beside those of the group; Ray counts no CPU for them."""
-    options = device.ray_options() | {"num_cpus": 0}
+    options: dict[str, Any] = device.ray_options() | {"num_cpus": 0}
     options["runtime_env"] = {"env_vars": {**options["runtime_env"]["env_vars"], **ENVIRONMENT}}
-    actor = ray.remote(Direct).options(**options)
+    actor: Any = ray.remote(Direct).options(**options)  # pyright: ignore[reportFunctionMemberAccess]
     engines = [actor.remote(config, device, config.model.path) for _ in range(config.rollout.num_workers)]
     ray.get([engine.start.remote() for engine in engines], timeout=config.cluster.start_timeout_seconds)
     return engines
