@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_curation.pools import fill_pool
 from data_curation.stages import select_stage1, select_stage2
 from data_curation.synthesis_accuracy import measure_synthesis_accuracy
-from pacore_rl.config import Config
+from pacore_rl.config import Config, RewardConfig
 from pacore_rl.evaluation.configurations import evaluate_configurations
 from pacore_rl.evaluation.held_out import evaluate_held_out
 from pacore_rl.evaluation.report import EvaluationReport, save_report
@@ -46,7 +46,7 @@ def train(config: Config) -> Path:
     """``pacore-rl train``: the whole run. Returns its folder."""
     from pacore_rl.engine.cluster import open_engine
 
-    problems = load_checked_problems(config.data.problems)
+    problems = load_checked_problems(config.data.problems, config.reward)
     pool = load_pool(config.data.pool, problems) if config.data.pool else {}
     held_out = load_held_out(config)
     tokenizer = load_tokenizer(config.model.path)
@@ -71,7 +71,7 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
     from pacore_rl.engine.cluster import open_engine
 
     size, path = size or config.synthesis.pool_size, model or config.model.path
-    selected = load_checked_problems(problems)
+    selected = load_checked_problems(problems, config.reward)
     pool = MessagePool.open(out)
     tokenizer = load_tokenizer(path)
     with open_scorer(config) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
@@ -92,7 +92,9 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
 
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
-    kept, report = select_stage1(load_checked_problems(problems), MessagePool.open(pool, must_exist=True))
+    kept, report = select_stage1(
+        load_checked_problems(problems, config.reward), MessagePool.open(pool, must_exist=True)
+    )
     save_problems(out, kept)
     console.print(report.as_text())
     return out
@@ -103,7 +105,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
     from pacore_rl.engine.cluster import open_engine
 
     path = model or config.model.path
-    selected = load_checked_problems(problems)
+    selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
     tokenizer = load_tokenizer(path)
     with open_scorer(config) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
@@ -188,7 +190,7 @@ class HeldOut:
         )
 
 
-def load_checked_problems(path: Path) -> tuple[Problem, ...]:
+def load_checked_problems(path: Path, rewards: RewardConfig) -> tuple[Problem, ...]:
     """Problems whose ground truth their own reward accepts.
 
     Raises:
@@ -197,12 +199,12 @@ def load_checked_problems(path: Path) -> tuple[Problem, ...]:
     problems = load_problems(path)
     if not problems:
         raise ValueError(f"{path} holds no problems; check the path, or loosen the filter that wrote it.")
-    bad = check_ground_truths(problems)
+    bad = check_ground_truths(problems, rewards)
     if bad:
         listing = "\n".join(f"  {problem.id}: {problem.ground_truth[:80]!r}: {reason}" for problem, reason in bad[:8])
         raise ValueError(
             f"{len(bad)} of {len(problems)} problems in {path} have a ground truth that their reward cannot verify:\n"
-            f"{listing}\nCorrect or remove them, or give them another reward."
+            f"{listing}\nCorrect or remove them, or give them another reward (exact: its own text; judge: prose)."
         )
     return problems
 
@@ -227,7 +229,7 @@ def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMe
 def load_held_out(config: Config) -> HeldOut | None:
     if config.data.held_out_problems is None or config.data.held_out_pool is None:
         return None
-    problems = load_checked_problems(config.data.held_out_problems)[: config.evaluation.num_problems]
+    problems = load_checked_problems(config.data.held_out_problems, config.reward)[: config.evaluation.num_problems]
     return HeldOut(problems=problems, pool=load_pool(config.data.held_out_pool, problems))
 
 

@@ -15,7 +15,7 @@ MAX_POWERS = 40
 
 _NUMBER = re.compile(r"[0-9]+")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[+-]?\s*([0-9]+)")
-_TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+)([\s})]*)(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+)")
+_TOWER = re.compile(r"(?=(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+)([\s})]*)(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+))")
 _HIGH_TOWER = re.compile(r"(?:(?:\^|\*\*)\s*[{(]+\s*[0-9a-zA-Z\\]{1,12}\s*){2}(?:\^|\*\*)")
 _FACTORIAL = re.compile(r"([0-9]+)\s*[})]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"![!\s]*[})\]]+\s*!|!!!")
