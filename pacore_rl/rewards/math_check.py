@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -84,7 +85,9 @@ def _without_unit(text: str) -> tuple[str, str]:
     return (text, "") if match is None else (text[: match.start()], (match.group(1) or match.group(2)).lower())
 
 
+@lru_cache(maxsize=1024)
 def _parsed(text: str) -> list[Expression]:
+    """What math-verify reads; remembered, since the responses to one problem share its ground truth."""
     # No time limit of its own: the checker process has one alarm for everything.
     return parse(f"\\boxed{{{text}}}", extraction_config=_EXTRACTION, parsing_timeout=None)  # type: ignore[arg-type]
 
