@@ -18,7 +18,20 @@ from pacore_rl.rewards.child_process import Service, serve
 MEMORY_BYTES = 2 * 1024**3
 ALARM_AGAIN_SECONDS = 0.25
 """An alarm swallowed by a bare ``except`` of a library rings again."""
-WARM_UP = ((r"(x+1)^2", r"x^2+2x+1"), (r"\frac{\sqrt{8}}{2}", r"\sqrt{2}"), (r"(0,1]", r"[0,1)"))
+WARM_UP = (
+    (r"(x+1)^2", r"x^2+2x+1"),
+    (r"\frac{\sqrt{8}}{2}", r"\sqrt{2}"),
+    (r"(0,1]", r"[0,1)"),
+    (r"\begin{pmatrix}1\\ \frac{1}{2}\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    (r"\{(1,2),(-3,\pi)\}", r"(1,2),(3,4)"),
+    (r"(-\infty,-5]\cup(5,\infty)", r"x\neq 0"),
+    (r"\frac{-1\pm\sqrt{17}}{2}", r"i\sqrt[3]{6},-2i"),
+    (r"\log_2 3+\ln 5", r"\sin^2 x+\cos(2x)"),
+    (r"\binom{n}{2}+n!", r"2^{n-1}-e^{-x}"),
+    (r"y=2x-3", r"f(x)=\frac{x}{x+1}"),
+    (r"55^\circ", r"12.5\%"),
+    (r"\text{even}", r"x_{1}\cdot 3\times 10^{5}"),
+)
 """Compared once before the first fork: on first use the parser builds its tables and sympy imports its rest."""
 
 

@@ -11,11 +11,12 @@ MAX_NESTING = 24
 MAX_DIGITS = 400
 MAX_EXPONENT = 20_000
 MAX_FACTORIAL = 3_000
+MAX_BINOMIAL = 10_000
 MAX_POWERS = 40
 
 _NUMBER = re.compile(r"[0-9]+")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[+-]?\s*([0-9]+)")
-_TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+)([\s})]*)(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+)")
+_TOWER = re.compile(r"(?=(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+)([\s})]*)(?:\^|\*\*)[\s{(]*[+-]?\s*([0-9]+))")
 _HIGH_TOWER = re.compile(r"(?:(?:\^|\*\*)\s*[{(]+\s*[0-9a-zA-Z\\]{1,12}\s*){2}(?:\^|\*\*)")
 _FACTORIAL = re.compile(r"([0-9]+)\s*[})]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"![!\s]*[})\]]+\s*!|!!!")
@@ -45,8 +46,8 @@ def refusal(answer: str) -> str | None:
         return "a factorial of a factorial, or one in an exponent"
     if any(_above(number, MAX_FACTORIAL) for number in _FACTORIAL.findall(answer)):
         return f"a factorial of more than {MAX_FACTORIAL}"
-    if any(_above(number, MAX_FACTORIAL) for number in _BINOMIAL.findall(answer)):
-        return f"a binomial coefficient of more than {MAX_FACTORIAL}"
+    if any(_above(number, MAX_BINOMIAL) for number in _BINOMIAL.findall(answer)):
+        return f"a binomial coefficient of more than {MAX_BINOMIAL}"
     if _BINOMIAL_OF_POWER.search(answer):
         return "a binomial coefficient of a power"
     return None

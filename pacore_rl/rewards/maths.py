@@ -27,6 +27,7 @@ _PLAIN_DECIMAL = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*percent\s*\})$")
 _CHOICES = re.compile(r"\(?[A-J](?:(?:[,;]| ?(?:and|\\text\{ ?and ?\}) ?)[A-J])+\)?")
 _TOUCHING_CHOICES = re.compile(r"[A-J]{2,}")
+_MATRIX = re.compile(r"^\\begin\{[pb]matrix\}")
 _LABELLED = re.compile(r"\\(?:textbf|text|textrm|mathrm|mathbf)\{\(([A-J])\)\s*\}\s*(.+)")
 _LETTER = re.compile(r"[^a-zA-Z]*(?:\\(?:textbf|text|textrm|mathrm|mathbf)\{)?\(?[A-J]\)?\}?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\{([^{}\\]*)\}")
@@ -90,6 +91,9 @@ def same_by_rule(answer: str, expected: str) -> bool | None:
     if word is not None and expected_word is not None:
         # Algebra would read words as products of letters, and find "ab" equal to "ba".
         return _fold(word, expected_word) == _fold(expected_word, expected_word)
+    for one, other in ((answer, expected), (expected, answer)):
+        if rational(one) is not None and (_MATRIX.search(other) or len(_word(other) or "") > 2):
+            return False  # a number is neither a matrix nor a word
     return None
 
 

@@ -36,6 +36,7 @@ _SPACING = re.compile(r"(\\\\)|\\(?:[,;:>\s]|(?:quad|qquad|thinspace|enspace)(?!
 _INVISIBLE = re.compile(
     r"(\\\\)|\\!|\\[()\[\]]|\\(?:left|right)\.|\\(?:left|right|displaystyle|bigl?|bigr?|Bigl?|Bigr?)(?![a-zA-Z])|\\?\$"
 )
+_TYPESET_COMMA = re.compile(r"(?<=[0-9]),\\!(?=[0-9]{3}(?![0-9]))")
 _FRACTION_STYLES = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _ALIASES = (
     (re.compile(r"\\leq(?:slant)?(?![a-zA-Z])"), r"\\le"),
@@ -70,6 +71,8 @@ def normalise(text: str) -> str:
     if not text.isascii():
         text = _CHINESE_PREFIX.sub("", _RADICAL.sub(r"\\sqrt{\1}", text.translate(_CHARACTERS)))
         text = _CHINESE_OR.sub(",", text)
+    if ",\\!" in text:
+        text = _TYPESET_COMMA.sub("", text)
     if "{,}" in text:
         text = _join_braced_commas(text)
     if "\\" in text or "$" in text or "~" in text:

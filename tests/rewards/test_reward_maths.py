@@ -143,56 +143,6 @@ def test_wrong(verdict_of: Callable[..., Verdict], answer: str, ground_truth: st
     assert (verdict.reward, verdict.correct, verdict.outcome) == (0.0, False, "scored"), verdict.reason
 
 
-HOSTILE = [
-    "9^{9^{9^{9}}}",
-    "9^{9^{9}}",
-    "9^9^9^9",
-    "10^{10^{10}}",
-    "((9^{9999})^{9999})^{9999}",
-    "(((((9!)!)!)!)!)!",
-    "100000000!",
-    "3!!!!!!",
-    r"\binom{10^9}{5 \cdot 10^8}",
-    r"\binom{1000000000}{500000000}",
-    r"\sum_{k=1}^{10^{9}} \frac{1}{k}",
-    r"\prod_{k=1}^{1000000} k",
-    r"\int_0^1 e^{e^{e^x}} dx",
-    r"\lim_{x \to 0} \frac{\sin x}{x}",
-    "(" * 400 + "1" + ")" * 400,
-    "{" * 400 + "1" + "}" * 400,
-    r"\frac{1}{" * 60 + "1" + "}" * 60,
-    r"\sqrt{" * 100 + "2" + "}" * 100,
-    "1" * 900 + "+x",
-    "x^{99999999999}",
-    "+".join(f"x_{{{index}}}^{{{index}}}" for index in range(60)),
-    "(x+y+z+w)^{500}",
-    "(x+1)^{9999}(x+2)^{9999}",
-    "(1+x+x^2+x^3)^{2000}-1",
-    r"\sin(\cos(\tan(\sin(\cos(\tan(x^{17}+y^{19}))))))^{99}",
-    "1.5^{19999}^{1.5}",
-    "1" + "=1" * 400,
-    "1" + ",1" * 400,
-    "|" * 300,
-    "$" * 500,
-    "\\" * 301,
-    "\\frac" * 150,
-    "^" * 300,
-    "\x00\x01\ud83d3",
-    "__import__('os').system('touch /tmp/owned')",
-    r"\input{/etc/passwd}",
-]
-
-
-@pytest.mark.parametrize("answer", HOSTILE)
-def test_hostile_answers_end_in_time(verdict_of: Callable[..., Verdict], answer: str) -> None:
-    started = time.monotonic()
-    verdict = verdict_of(answer, r"x^2+\sqrt{7}")
-    assert time.monotonic() - started < 2.5 + 4  # the limit, and a busy machine
-    assert verdict.reward == 0.0
-    assert verdict.outcome in ("scored", "timeout", "unparsed")
-    assert verdict_of(r"\sqrt{7}+x^2", r"x^2+\sqrt{7}").correct
-
-
 def test_megabytes(verdict_of: Callable[..., Verdict]) -> None:
     started = time.monotonic()
     for answer in ("9" * 2_000_000, "{" * 2_000_000, "\\boxed{" * 300_000, " " * 2_000_000 + "3"):
