@@ -3,8 +3,8 @@
     python scripts/bench/sandbox.py [--seconds 3]
     python scripts/bench/sandbox.py --step [--problems 16 --responses 64 --tests 20]
 
-The first reports ms per test and tests per second and core at 1, 10 and 50 tests a submission. The second scores a whole
-step of which a tenth of the programs loop for ever, on all cores. The last line is JSON.
+The first reports ms per test and tests per second and core at 1, 10 and 50 tests a submission. The second scores a
+whole step of which a tenth of the programs loop for ever, on all cores. The last line is JSON.
 """
 
 from __future__ import annotations
