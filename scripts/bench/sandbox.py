@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -89,6 +90,7 @@ def bench_tests(seconds: float) -> dict[str, object]:
         "ms_per_test_by_count": {str(count): round(pair[0], 2) for count, pair in measured.items()},
         "bare_ms_per_test": round(bare, 2),
         "ratio": round(sandboxed / bare, 3),
+        "load_average": round(os.getloadavg()[0], 1),
         "target": f"< {TARGET_MS:g} ms a test at {COUNTS[-1]}",
         "met": sandboxed < TARGET_MS,
     }

@@ -137,7 +137,7 @@ _KERNEL = (
 _LIMITS = (
     _contained("memory bomb", "try: x = b'x' * (HOST['memory_mib'] << 20); print('LEAK', len(x))\nexcept MemoryError: print('refused')"),
     _contained("memory by mapping", "try: m = mmap.mmap(-1, HOST['memory_mib'] << 20); print('LEAK')\nexcept (OSError, MemoryError): print('refused')"),
-    _contained("raise its own limits", "import resource\nfor kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):\n    try: resource.setrlimit(kind, (1 << 40, 1 << 40)); print('LEAK', kind)\n    except (OSError, ValueError): pass"),
+    _contained("raise its own limits", "import resource\nfor kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):\n    before = resource.getrlimit(kind)\n    try: resource.setrlimit(kind, (1 << 40, 1 << 40))\n    except (OSError, ValueError): pass\n    if resource.getrlimit(kind) != before: print('LEAK', kind)"),
     _endless("endless loop", "while True: pass"),
     _endless("loop that ignores signals", "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass"),
     _endless("sleep", "time.sleep(3600)"),

@@ -99,8 +99,6 @@ def _compile(source: str, backend: Backend, box: Path, uid: int | None) -> float
         return ran.cpu_seconds
     if ran.ending == "timeout":
         raise CompileError(f"not compiled within {BUILD_LIMITS.cpu_seconds:g} s of CPU time")
-    if ran.exit_code == 126:
-        raise SandboxError(f"the compiler does not start in the sandbox: {ran.error}")
     errors = [line for line in ran.error.splitlines() if "error" in line] or ran.error.splitlines()[-1:]
     raise CompileError(errors[0][:300] if errors else f"the compiler ended with {ran.exit_code}")
 

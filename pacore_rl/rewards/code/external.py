@@ -55,6 +55,8 @@ class ExternalChecker:
             return 0.0, said or "the checker refused it"
         if not is_crash and ran.exit_code == PARTIAL and (number := _NUMBER.search(said)):
             return min(1.0, float(number[0])), said
+        if output != answer and self.share(given, answer, answer)[0] == 1:
+            return 0.0, f"the checker cannot read it ({said})"  # and is sound otherwise: no failure of ours
         raise SandboxError(f"the checker program failed ({ran.ending}, exit code {ran.exit_code}): {said}")
 
 

@@ -200,7 +200,7 @@ def _bait(uid: int | None) -> Iterator[_Bait]:
     """Set it out, readable to all, and take it away again."""
     secret, expected = f"SECRET-{secrets.token_hex(8)}", f"EXPECTED-{secrets.token_hex(8)}"
     with ExitStack() as stack:
-        top = Path(tempfile.mkdtemp(prefix="pacore-rl-bait-"))
+        top = Path(tempfile.mkdtemp(prefix=f"pacore-rl-bait-{os.getpid()}-"))
         stack.callback(shutil.rmtree, top, ignore_errors=True)
         folder = top / "host"
         folder.mkdir()

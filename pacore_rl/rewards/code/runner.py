@@ -28,6 +28,8 @@ from pacore_rl.rewards.code import calls, jail, seccomp
 
 PACKET_BYTES = 65_536
 MAX_DESCRIPTORS = 5
+FAULT = 200
+"""Descriptor on which a child says why it could not start its program; closed when it starts."""
 COMPILE_CPU_SECONDS = 10
 COMPILE_MEMORY_BYTES = 1 << 30
 STARVED_FACTOR, STARVED_SHARE = 4, 0.03
@@ -92,17 +94,24 @@ class Runner:
         """One test in a child; how it ended."""
         parent = os.getpid()
         started = time.monotonic()
+        faults, fault = os.pipe()
         child = os.fork()
         if not child:
             try:
-                self._become_program(request, descriptors, parent)
+                self._become_program(request, descriptors, parent, fault)
+            except BaseException as error:  # before the program started; afterwards the descriptor is closed
+                os.write(FAULT, f"{type(error).__name__}: {error}"[:500].encode())
             finally:
-                os._exit(125)  # only where the jail could not be closed: never run the runner's loop in a child
+                os._exit(125)  # never run the runner's loop in a child
+        os.close(fault)
         is_late = not _wait(child, self._control, request["wall_seconds"])
         if is_late:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
+        found = os.read(faults, 1000)
+        os.close(faults)
         return {
+            "fault": found.decode(errors="replace"),
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status),
             "late": is_late,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
@@ -110,12 +119,13 @@ class Runner:
             "memory_kib": usage.ru_maxrss,
         }
 
-    def _become_program(self, request: dict[str, Any], descriptors: list[int], parent: int) -> NoReturn:
+    def _become_program(self, request: dict[str, Any], descriptors: list[int], parent: int, fault: int) -> NoReturn:
+        os.dup2(fault, FAULT, inheritable=False)
         for number, descriptor in enumerate(descriptors, start=100):
             os.dup2(descriptor, number)
         for number in range(len(descriptors)):
             os.dup2(100 + number, number, inheritable=True)
-        os.closerange(len(descriptors), 256)
+        os.closerange(len(descriptors), FAULT)
         jail.die_with_parent(self._libc, parent)
         jail.limit_resources(**request["limits"])
         profile = request["profile"]
@@ -131,12 +141,9 @@ class Runner:
         if filter_program:
             seccomp.install(self._libc, filter_program)
         if profile != "program":
-            try:
-                os.execve(request["argv"][0], request["argv"], request["environment"])
-            except OSError as error:
-                os.write(2, f"{request['argv'][0]}: {error}".encode())
-                os._exit(126)
+            os.execve(request["argv"][0], request["argv"], request["environment"])
         assert self._code is not None, "a program runs before it is loaded"
+        os.close(FAULT)
         _execute(self._code, self._prelude, request["call"], request["argv"])
 
 
@@ -163,7 +170,7 @@ def _wait(child: int, control: _socket.socket, limit_seconds: float) -> bool:
 def _fresh_streams() -> None:
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
 def _execute(code: CodeType, prelude: CodeType | None, call: str, argv: list[str]) -> NoReturn:

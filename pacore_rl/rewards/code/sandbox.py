@@ -145,6 +145,8 @@ class Sandbox:
         try:
             self._send({"op": "load", "preload": list(preload), "prelude": prelude}, [descriptor])
             reply = self._receive(LOAD_SECONDS, "ended while it compiled the program")
+        except SandboxError as error:  # it started, so it is the source that Python's compiler did not survive
+            return f"{error}"
         finally:
             os.close(descriptor)
         return reply["error"] or None
@@ -192,8 +194,8 @@ class Sandbox:
                 os.close(files.pop())  # theirs: it must end when the program does
                 _answer_calls(channel, self._control, answer_call, wait_seconds)
             reply = self._receive(wait_seconds, "ended while a test ran in it")
-            if reply["exit"] == 125:
-                raise SandboxError(f"a test could not be locked in: {_end_of(files[2])}")
+            if reply["fault"]:
+                raise SandboxError(f"a test could not be started: {reply['fault']}")
             if reply["exit"] == -signal.SIGKILL and not reply["late"] and not _is_out_of_time(reply, limits):
                 raise SandboxError("a test was killed from outside; is the machine short of memory?")
             output = _content_of(files[1], output_bytes)

@@ -74,7 +74,6 @@ _ALWAYS: dict[str, tuple[int | None, int | None]] = {
     "getpgrp": (111, None),
     "sigaltstack": (131, 132),
     "arch_prctl": (158, None),
-    "setrlimit": (160, 164),
     "gettid": (186, 178),
     "time": (201, None),
     "futex": (202, 98),
@@ -136,6 +135,7 @@ _BUILD: dict[str, tuple[int | None, int | None]] = {
     "renameat2": (316, 276),
 }
 _CONDITIONAL: dict[str, tuple[int, int]] = {
+    "setrlimit": (160, 164),
     "ioctl": (16, 29),
     "clone": (56, 220),
     "fcntl": (72, 25),
@@ -153,6 +153,7 @@ _TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX."""
 _DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 """F_DUPFD to F_SETLKW and F_DUPFD_CLOEXEC. Not F_SETOWN, which has the kernel signal any process of the same user."""
+_SIGNALS_TO_ITSELF = (0, 2, 6, 8, 10, 11, 12, 14, 15)
 _THREAD_NAMES = (15, 16)
 """PR_SET_NAME, PR_GET_NAME."""
 
@@ -193,8 +194,9 @@ def build_filter(profile: Profile, machine: str, pid: int) -> bytes:
     code += _where(numbers["ioctl"], argument=1, allowed=_TERMINAL_QUESTIONS, error=_ENOTTY)
     code += _where(numbers["fcntl"], argument=1, allowed=_DESCRIPTOR_COMMANDS)
     code += _where(numbers["prctl"], argument=0, allowed=_THREAD_NAMES)
-    code += _where(numbers["tgkill"], argument=0, allowed=(pid,))
-    code += _where(numbers["prlimit64"], argument=0, allowed=(0, pid))
+    code += _own_signals(numbers["tgkill"], pid)
+    code += _own_limits(numbers["prlimit64"], pid)
+    code += [(_EQUAL, 0, 1, numbers["setrlimit"]), (_RETURN, 0, 0, _ERRNO)]
     for name in _PRETEND_MISSING:
         code += [(_EQUAL, 0, 1, numbers[name]), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     code.append((_RETURN, 0, 0, _ERRNO | _EPERM))
@@ -211,6 +213,37 @@ def _where(
     for value in allowed:
         body += [(_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
     body.append((_RETURN, 0, 0, _ERRNO | error))
+    return [(_EQUAL, 0, len(body), number), *body]
+
+
+def _own_signals(number: int, pid: int) -> list[Instruction]:
+    """tgkill: to itself, and never a SIGKILL, which would look like a failure of ours."""
+    body: list[Instruction] = [
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 1, 0, pid),
+        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        (_LOAD, 0, 0, 32),
+        *(pair for value in _SIGNALS_TO_ITSELF for pair in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW))),
+        (_RETURN, 0, 0, _ERRNO | _EPERM),
+    ]
+    return [(_EQUAL, 0, len(body), number), *body]
+
+
+def _own_limits(number: int, pid: int) -> list[Instruction]:
+    """prlimit64: read one's own. Setting one seems to work and does nothing: honest programs ask for a larger stack,
+    and a lower limit of CPU time would end in a SIGKILL."""
+    body: list[Instruction] = [
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 2, 0, 0),
+        (_EQUAL, 1, 0, pid),
+        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        (_LOAD, 0, 0, 32),  # the new limit: a pointer of two words
+        (_EQUAL, 0, 3, 0),
+        (_LOAD, 0, 0, 36),
+        (_EQUAL, 0, 1, 0),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERRNO),
+    ]
     return [(_EQUAL, 0, len(body), number), *body]
 
 

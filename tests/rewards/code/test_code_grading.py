@@ -139,6 +139,21 @@ def test_a_failure_of_ours_is_no_zero() -> None:
     assert verdict.outcome == "sandbox_error" and "exit code 3" in verdict.reason
 
 
+FORGERIES = {
+    "the runner's exit code": "import os; os._exit(125)",
+    "a kill": "import ctypes, os\nctypes.CDLL(None).syscall(234, os.getpid(), os.getpid(), 9)",
+    "a limit": "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nprint(3)",
+    "a nest": "x = " + "(" * 5000 + ")" * 5000,
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_program_cannot_pass_its_failure_off_as_ours(name: str) -> None:
+    """A sample that is masked out costs its writer nothing, and enough of them stop a run."""
+    found = graded(FORGERIES[name])
+    assert found.outcome == "scored" and found.passed < found.total, found.reason
+
+
 def test_tests_that_cannot_be_used_are_told_at_load() -> None:
     tests = SUM.tests
     bad = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,20 +49,25 @@ def users() -> list[Any]:
     return [pytest.param(None, id="root"), ordinary] if os.geteuid() == 0 else [ordinary]
 
 
-def left_over(uid: int | None) -> tuple[list[str], list[str]]:
-    """Processes of sandboxes that still run, and files of ours that are still there."""
-    running: list[str] = []
+def sandboxed_processes() -> set[int]:
+    """Processes that run what only sandboxes run."""
+    found: set[int] = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            program, owner = os.readlink(process / "exe"), process.stat().st_uid
-        except OSError:
+            if os.readlink(process / "exe").startswith(str(shared_folder())):
+                found.add(int(process.name))
+        except OSError:  # it has ended
             continue
-        in_sandbox = backends.FIRST_UID <= owner < backends.FIRST_UID + backends.NUM_UIDS
-        if program.startswith(str(shared_folder())) and (in_sandbox or owner == uid or os.geteuid() != 0):
-            running.append(program)
-    written = [str(path) for path in shared_folder().glob("box-*")]
-    written += [str(path) for folder in ("/tmp", "/dev/shm") for path in Path(folder).glob("pacore-rl-bait-*")]
-    return running, written
+    return found
+
+
+def all_end(processes: set[int]) -> bool:
+    deadline = time.monotonic() + 10
+    while processes & sandboxed_processes():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @pytest.mark.parametrize("uid", users())
@@ -72,14 +79,17 @@ def test_every_attack_is_blocked(backend: Backend, uid: int | None) -> None:
 
     def attack() -> dict[str, Any]:
         found = probe.run_attacks(backend)
-        return {"obstacle": found.obstacle, "leaks": found.leaks, "num_attacks": found.num_attacks}
+        return {"obstacle": found.obstacle, "leaks": found.leaks, "num_attacks": found.num_attacks, "pid": os.getpid()}
 
-    before = left_over(uid)
+    before = sandboxed_processes()
+    boxes = set(shared_folder().glob("box-*"))
     found = as_user(uid, attack)
+    pid = found.pop("pid")
     assert found == {"obstacle": None, "leaks": [], "num_attacks": len(ATTACKS)}
     assert len(ATTACKS) >= 40
-    running, written = left_over(uid)
-    assert set(running) <= set(before[0]) and set(written) <= set(before[1])
+    assert all_end(sandboxed_processes() - before)
+    assert not list(Path(tempfile.gettempdir()).glob(f"pacore-rl-bait-{pid}-*"))
+    assert set(shared_folder().glob("box-*")) <= boxes
 
 
 @pytest.mark.parametrize("uid", users())
