@@ -238,8 +238,9 @@ def _same_relation(expected: Relational, given: Relational) -> bool:
     """``2x - y = 1`` and ``y = 2x - 1``: the differences of their sides are a constant multiple of each other."""
     ratios: list[Expression] = []
     for salt in range(len(POINTS)):
-        sides = [_value(side, salt) for relation in (expected, given) for side in relation.args]
-        if any(side is None for side in sides):
+        values = [_value(side, salt) for relation in (expected, given) for side in relation.args]
+        sides = [value for value in values if value is not None]
+        if len(sides) < len(values):
             return True  # not numbers: nothing was rounded
         gap, other_gap = sides[0] - sides[1], sides[2] - sides[3]
         if abs(gap) <= _ZERO or abs(other_gap) <= _ZERO:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from data_curation.chain_demonstrations import Habits, demonstrated_message
 from data_curation.chain_sums import chain_problem, sample_chain
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import open_engine
 from pacore_rl.engine.generation import stream_seed
-from pacore_rl.engine.placement import Device, choose_device
+from pacore_rl.engine.placement import Device, choose_kind
 from pacore_rl.engine.rollout_worker import ENVIRONMENT, RolloutWorker
 from pacore_rl.engine.routing import assign
 from pacore_rl.recipes import load_config
@@ -67,6 +68,12 @@ class Direct(RolloutWorker):
                     finished[int(output.request_id)] = output
         seconds = time.perf_counter() - started
         return seconds, [[list(one.token_ids) for one in finished[i].outputs] for i in range(len(requests))]
+
+
+def device_of(config: Config) -> Device:
+    """Where the direct engines run: as the recipe says, on this machine."""
+    kind = choose_kind(config, num_gpus=torch.cuda.device_count(), where="this machine")
+    return Device(kind=kind, cpu_threads=config.cluster.cpu_threads_per_worker)
 
 
 def start_direct(config: Config, device: Device) -> list[Any]:
@@ -138,7 +145,12 @@ def main() -> None:
     speeds: dict[str, list[float]] = {"stream": [], "direct": []}
     syncs: list[float] = []
     with open_engine(config) as engine:
-        direct = start_direct(config, choose_device(config))
+        direct = start_direct(
+            config,
+            Device(
+                kind="cuda" if torch.cuda.is_available() else "cpu", cpu_threads=config.cluster.cpu_threads_per_worker
+            ),
+        )
         for turn in range(options.rounds + 1):
             requests = draw_requests(config, seed=turn)
             sides = {

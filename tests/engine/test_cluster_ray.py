@@ -52,6 +52,7 @@ def cluster() -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args=node() | {"include_dashboard": False})
     try:
         cluster.add_node(**node())
+        assert cluster.address is not None
         ray.init(
             address=resolve_address(cluster.address), namespace="test-cluster", log_to_driver=False, logging_level=40
         )

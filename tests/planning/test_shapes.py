@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def counted(settings: object) -> tuple[int, int]:
 def settings_of(shape: ModelShape) -> object:
     from transformers import Qwen3Config, Qwen3MoeConfig
 
-    sizes = {
+    sizes: dict[str, Any] = {
         "num_hidden_layers": shape.num_layers,
         "hidden_size": shape.hidden_size,
         "num_attention_heads": shape.num_heads,
