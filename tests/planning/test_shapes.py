@@ -36,7 +36,7 @@ def settings_of(shape: ModelShape) -> object:
         "tie_word_embeddings": shape.tied_embeddings,
     }
     if shape.num_experts:
-        experts = {"num_experts": shape.num_experts, "num_experts_per_tok": shape.experts_per_token}
+        experts: dict[str, Any] = {"num_experts": shape.num_experts, "num_experts_per_tok": shape.experts_per_token}
         return Qwen3MoeConfig(**sizes, **experts, moe_intermediate_size=shape.intermediate_size)
     return Qwen3Config(**sizes, intermediate_size=shape.intermediate_size)
 
