@@ -5,8 +5,8 @@
 Answers are those of real problem files under FOLDER (``*.jsonl`` and ``*.jsonl.gz`` with ``answer``), or those of the
 tests' cases. Each ground truth meets itself in another spelling and the answers of seven others, as the distinct
 answers to one problem do in training. Both sides run in one process on the same pairs, taking turns at being first,
-after a round that does not count (the parser's tables fill for thousands of answers). Seconds are CPU time. Target:
-twice as fast.
+after a round that does not count (the parser's tables fill for thousands of answers). Seconds are CPU time. The target
+is a ratio of 2.
 """
 
 from __future__ import annotations
