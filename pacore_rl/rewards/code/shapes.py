@@ -190,7 +190,7 @@ def _fn_name(record: Record) -> str:
 
 
 def _asserted_function(rows: Sequence[Record]) -> str:
-    """The function that assertions are about: the first that is called in every row, one that is not Python's own first."""
+    """The function that every assertion calls; one of Python's own only where there is no other."""
     called: list[list[str]] = []
     for row in rows:
         try:
