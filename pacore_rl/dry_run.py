@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,7 @@ from pacore_rl.planning.table import show_plan
 from pacore_rl.planning.workload import assumed_workload
 from pacore_rl.preflight import MetaModels, check_run, measured_workload
 from pacore_rl.recipes import load_config, origins
-from pacore_rl.settings import plain, sections, settings
+from pacore_rl.settings import plain, values_of
 
 ASSUMED_GPU_MEMORY = 80 * GIB
 """Where this machine has no GPU to ask."""
@@ -97,15 +98,10 @@ def _layout(config: Config) -> Table:
 
 
 def _say_recipe(config: Config, where: Mapping[str, str], console: Console) -> None:
-    """The resolved recipe as YAML, each value with the place that set it."""
+    """Every setting as an override spells it, each with the place that set it."""
     console.print(Text("\nThe recipe, resolved:", style="bold"))
-    names = sections()
-    for section in names:
-        console.print(Text(f"{section}:", style="bold cyan"))
-        for setting in settings():
-            head, _, name = setting.key.partition(".")
-            if head == section:
-                value = plain(getattr(getattr(config, section), name))
-                origin = where.get(setting.key, "default")
-                line = Text(f"  {name}: {value}").append(f"  # {origin}", style="dim")
-                console.print(line, soft_wrap=True)
+    for key, value in values_of(config).items():
+        if isinstance(value, BaseModel):  # its settings follow
+            continue
+        line = Text(f"  {key}={plain(value)}").append(f"  # {where.get(key, 'default')}", style="dim")
+        console.print(line, soft_wrap=True)

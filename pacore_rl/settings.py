@@ -39,13 +39,32 @@ def settings() -> tuple[Setting, ...]:
     return tuple(_walk(Config, ""))
 
 
-def sections(model: type[BaseModel] = Config) -> dict[str, str]:
-    """The sections of the tree and what each is about."""
-    return {
-        name: (field.annotation.__doc__ or "").strip()
-        for name, field in model.model_fields.items()
-        if _is_model(field.annotation)
-    }
+def sections(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str]:
+    """The sections of the tree, those within others too (``reward.judge``), and what each is about."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        if _is_model(field.annotation):
+            found[f"{prefix}{name}"] = (field.annotation.__doc__ or "").strip()
+            found |= sections(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """The value of every setting by its key; settings within an optional section that is null are left out."""
+    found: dict[str, Any] = {}
+    for setting in settings():
+        value: Any = config
+        for name in setting.key.split("."):
+            value = None if value is None else getattr(value, name)
+        inside_null = any(found.get(outer, "") is None for outer in _outer_keys(setting.key))
+        if not inside_null:
+            found[setting.key] = value
+    return found
+
+
+def _outer_keys(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def is_section(key: str) -> bool:
@@ -73,6 +92,9 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
         default = REQUIRED if field.is_required() else plain(field.get_default(call_default_factory=True))
         doc = " ".join((field.description or "").split())
         yield Setting(key=f"{prefix}{name}", kind=_kind(field), default=default, doc=doc)
+        for optional in typing.get_args(annotation):
+            if _is_model(optional):  # what it holds, where it is given
+                yield from _walk(optional, f"{prefix}{name}.")
 
 
 def _is_model(annotation: Any) -> typing.TypeGuard[type[BaseModel]]:

@@ -136,7 +136,7 @@ def test_a_dry_run_prints_all_and_starts_nothing(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert "658,048 parameters" in ended.stdout and "out_features=1" in ended.stdout
-    assert "steps: 7  # command line, trainer.steps=7" in ended.stdout
-    assert "min_messages: 4  # recipes/quickstart.yaml, line" in ended.stdout
-    assert "seed: 0  # default" in ended.stdout and "Nothing was started." in ended.stdout
+    assert "trainer.steps=7  # command line, trainer.steps=7" in ended.stdout
+    assert "synthesis.min_messages=4  # recipes/quickstart.yaml, line" in ended.stdout
+    assert "run.seed=0  # default" in ended.stdout and "Nothing was started." in ended.stdout
     assert not (tmp_path / "runs").exists()

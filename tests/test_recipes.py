@@ -257,3 +257,23 @@ def test_every_setting_has_a_kind_a_default_and_a_doc() -> None:
     assert by_key["ppo.clip_range"].kind == "number > 0"
     assert by_key["evaluation.configurations"].default == "[[4], [16], [32, 4]]"
     assert all(setting.kind and setting.doc for setting in settings())
+
+
+class TestNestedSections:
+    def test_a_section_within_a_section_is_set_key_by_key(self, tmp_path: Path) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(
+            "model: {path: m}\ndata: {problems: p, pool: q}\nreward: {judge: {model: a}}\nactor: {lora: {rank: 4}}\n"
+        )
+        config = load_config(recipe, ["reward.judge.passes=3", "actor.lora.alpha=8"])
+        assert (config.reward.judge.model, config.reward.judge.passes) == ("a", 3)
+        assert config.actor.lora is not None and (config.actor.lora.rank, config.actor.lora.alpha) == (4, 8.0)
+        assert config.critic.lora is None
+        assert load_config(recipe, ["actor.lora=null"]).actor.lora is None
+
+    @pytest.mark.parametrize("override", ["reward.judge.pases=3", "actor.lora.rnak=4"])
+    def test_a_misspelt_key_in_it_is_refused_with_the_nearest_name(self, tmp_path: Path, override: str) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("model: {path: m}\ndata: {problems: p, pool: q}\n")
+        with pytest.raises(RecipeError, match=r"reward\.judge\.passes|actor\.lora\.rank"):
+            load_config(recipe, [override])

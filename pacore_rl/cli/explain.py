@@ -9,14 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pacore_rl.config import Config
 from pacore_rl.recipes import load_config, origins
-from pacore_rl.settings import Setting, plain, sections, settings
+from pacore_rl.settings import Setting, plain, sections, settings, values_of
 
 
 def explain(recipe: Path | None, overrides: Sequence[str], console: Console) -> None:
     """Print the configuration tree; with a recipe, what it sets differently and where, too."""
-    values = _values(load_config(recipe, overrides)) if recipe else {}
+    values = values_of(load_config(recipe, overrides)) if recipe else {}
     where = origins(recipe, overrides) if recipe else {}
     titles = sections()
     section = ""
@@ -38,9 +37,3 @@ def _entry(setting: Setting, values: Mapping[str, Any], where: str | None) -> Te
     if where:
         entry.append(f"  set in {where}", style="yellow")
     return entry.append(f"\n      {setting.doc}") if setting.doc else entry
-
-
-def _values(config: Config) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": value for section in sections() for name, value in dict(getattr(config, section)).items()
-    }
