@@ -57,8 +57,11 @@ def _unknown_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     unknown: list[str] = []
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if is_section(key):
-            unknown += _unknown_keys(value, f"{key}.") if isinstance(value, Mapping) else []
+        holds_settings = is_section(key) or any(setting.startswith(f"{key}.") for setting in known)
+        if holds_settings and isinstance(value, Mapping):
+            unknown += _unknown_keys(value, f"{key}.")
+        elif is_section(key):
+            continue  # not a group of settings: told when the configuration is built
         elif key not in known:
             unknown.append(key)
     return unknown
