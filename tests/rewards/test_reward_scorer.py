@@ -21,8 +21,8 @@ from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.types import Finish, Problem, Verdict
 
 # Passes the guard, and keeps sympy busy for longer than any limit of these tests.
-SLOW = r"(x+y+z+w)^{500}"
-SLOW_TRUTH = r"x^2+\sqrt{7}"
+SLOW = r"f(x)=C \log x"
+SLOW_TRUTH = r"f(x)=A \log x + B"
 
 
 @pytest.fixture
