@@ -59,6 +59,8 @@ class Collector:
     """Responses in flight from earlier steps."""
     surplus: list[Response] = field(default_factory=list[Response])
     """Responses that ended together with the last ones of a step, and count in the next."""
+    num_generated_tokens: int = 0
+    """Of the latest step: new tokens of all responses, unfinished ones too."""
 
     def problems_of(self, step: int) -> list[tuple[int, Problem]]:
         """The step's problems, each with its round: the step it would belong to without oversampling.
@@ -96,11 +98,13 @@ class Collector:
         ]
         before = self.unfinished
         origins = [*(item.draw for item in before), *draws]
+        self.num_generated_tokens = 0
         enough = max(rows - len(self.surplus), 1) if config.ppo.oversample else None
         ended: dict[tuple[int, int], Response] = {}
         unfinished: dict[tuple[int, int], Unfinished] = {}
         for index, sample, trajectory in self.engine.generator.stream(requests, sampling_of(config), enough=enough):
             draw = origins[index]
+            self.num_generated_tokens += num_new_tokens(requests[index], trajectory)
             if trajectory.finish == "unfinished":
                 seed = before[index].seed if index < len(before) else draw_seed(draw.seed, "continue", sample)
                 unfinished[index, sample] = Unfinished(draw=draw, trajectory=trajectory, seed=seed)
@@ -141,11 +145,17 @@ class Collector:
 
 
 def collect(responses: Sequence[Response]) -> list[Scored]:
-    """Wait for the verdicts; B rows, problem-major."""
+    """Wait for the verdicts; B rows in the responses' order (problem-major where nothing is oversampled)."""
     return [
         Scored(draw=response.draw, trajectory=response.trajectory, verdict=response.verdict.result()[0])
         for response in responses
     ]
+
+
+def num_new_tokens(request: GenerationRequest, trajectory: Trajectory) -> int:
+    """Tokens that this request added to a response."""
+    before = 0 if request.continues is None else request.continues.response_ids.size
+    return trajectory.response_ids.size - before
 
 
 def oversampled_problems(config: Config) -> int:

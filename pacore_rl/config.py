@@ -32,7 +32,7 @@ class RunConfig(Section):
     output_dir: Path = Path("runs")
     """The run writes into ``output_dir / name``."""
     seed: Count = 0
-    """Seeds draws, sampling and the critic's head: on CPUs the same seed repeats the run."""
+    """Seeds draws, sampling and the critic's head; on CPUs the same seed repeats the run (but for ppo.oversample)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is a GPU, else cpu."""
     worker_timeout_seconds: float = Field(default=1800.0, gt=0)
@@ -331,7 +331,7 @@ class EvaluationConfig(Section):
 
     every_steps: Count = 0
     """0: only where asked for."""
-    num_problems: Positive = 256
+    num_problems: Annotated[int, Field(ge=2)] = 256
     """Held-out problems that an evaluation reads, from the first on."""
     responses_per_problem: Positive = 8
     """Synthesis responses per problem, and per control."""
@@ -412,6 +412,11 @@ class Config(Section):
                     f"{origin} give no row to some rank when split into ppo.{name}_minibatches={minibatches} over "
                     f"{share}; lower the mini-batches or raise the rows."
                 )
+            if learner.offload_parameters and not learner.offload_optimizer:
+                raise ValueError(
+                    f"{name}.offload_parameters without {name}.offload_optimizer would keep Adam's state, the larger "
+                    f"part, on the GPU; set {name}.offload_optimizer=true too."
+                )
             if learner.offload_parameters and learner.zero_stage != 3:
                 raise ValueError(
                     f"{name}.offload_parameters needs {name}.zero_stage=3, but it is {learner.zero_stage}; under "
@@ -426,6 +431,18 @@ class Config(Section):
             raise ValueError(
                 f"ppo.oversample={self.ppo.oversample} goes on with responses under newer weights, which a strictly "
                 "on-policy run must not. Set ppo.importance_cap (Appendix A: 8) to correct for it, or ppo.oversample=0."
+            )
+        if self.ppo.oversample and not round(self.ppo.oversample * self.ppo.problems_per_step):
+            raise ValueError(
+                f"ppo.oversample={self.ppo.oversample} of ppo.problems_per_step={self.ppo.problems_per_step} is less "
+                "than half a problem, so nothing would be in flight beside a step; give "
+                f"{1 / self.ppo.problems_per_step:.3g} or more, or 0."
+            )
+        held_out = (self.data.held_out_problems, self.data.held_out_pool)
+        if None in held_out and (held_out != (None, None) or self.evaluation.every_steps):
+            raise ValueError(
+                f"data.held_out_problems={held_out[0]} and data.held_out_pool={held_out[1]} belong together, and "
+                f"evaluation.every_steps={self.evaluation.every_steps} needs both; give both, or neither and 0."
             )
         room = self.model.context_window_tokens - self.sampling.answer_reserve_tokens
         if room <= 0:

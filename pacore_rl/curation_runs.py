@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from data_curation.arithmetic import generate_arithmetic, operation_names, split_held_out
 from data_curation.pools import fill_pool
 from data_curation.stages import STAGE2_DRAWS, STAGE2_RESPONSES_PER_DRAW, select_stage1, select_stage2
@@ -17,6 +15,7 @@ from pacore_rl.inputs import fingerprint, load_checked_problems, load_pool
 from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.problems import save_problems
 from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
+from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
@@ -24,7 +23,6 @@ from pacore_rl.trainer import WriteMessages
 from pacore_rl.types import Problem
 
 HELD_OUT_SHARE = 0.1
-console = Console()
 
 
 def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = None, model: str | None = None) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pacore_rl.failures import RunStopped
 from pacore_rl.types import ExperienceBatch, Int32, MessageSet, Problem, Trajectory, Verdict
 
 
@@ -40,10 +41,10 @@ def experience_batch(rows: Sequence[Scored]) -> ExperienceBatch:
     """Rows as PPO sees them.
 
     Raises:
-        RuntimeError: there is no row to learn from.
+        RunStopped: there is no row to learn from.
     """
     if not rows:
-        raise RuntimeError(
+        raise RunStopped(
             "no response of this step can be learned from: all are empty, overflow the context window or failed to "
             "be scored. Look at response/* metrics; raise model.context_window_tokens or check the chat template."
         )

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,7 +87,7 @@ def synthesis_metrics(rows: Sequence[Scored]) -> dict[str, float]:
     metrics = {"synthesis/accuracy": mean([row.verdict.correct for row in scored])}
     for key, words in (("cross_check_words", CROSS_CHECK_STRICT), ("cross_check_words_any_case", CROSS_CHECK_ANY_CASE)):
         metrics[f"synthesis/{key}"] = mean([len(words.findall(row.trajectory.text)) for row in rows])
-    draws = [next(group).draw for _, group in groupby(rows, key=lambda row: row.draw.problem.id)]
+    draws = list({id(row.draw): row.draw for row in rows}.values())
     drawn = [draw for draw in draws if scored_verdicts(draw.message_set)]
     if drawn:
         verdicts = [scored_verdicts(draw.message_set) for draw in drawn]
@@ -142,15 +141,14 @@ def policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, entropy_A: Floa
     }
 
 
-def off_policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, *, cap: float) -> dict[str, float]:
-    """How old the tokens are, and what truncated importance sampling makes of them."""
+def off_policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, *, cap: float, version: int) -> dict[str, float]:
+    """How old tokens are in the step that trains ``version``, and what truncated importance sampling makes of them."""
     log_ratio_A = log_probs_A.astype(np.float64) - batch.engine_logprobs_A
-    newest = batch.weight_versions_A.max()
     return {
         "policy/importance_mean": float(np.exp(np.minimum(log_ratio_A, np.log(cap))).mean()),
         "policy/importance_capped_share": float((log_ratio_A > np.log(cap)).mean()),
-        "policy/stale_token_share": float((batch.weight_versions_A < newest).mean()),
-        "policy/staleness_steps": float((newest - batch.weight_versions_A).mean()),
+        "policy/stale_token_share": float((batch.weight_versions_A < version).mean()),
+        "policy/staleness_steps": float((version - batch.weight_versions_A).mean()),
     }
 
 

@@ -22,7 +22,7 @@ from data_curation.chain_sums import chain_problem, sample_chain
 from data_curation.stages import StageReport, select_stage1, select_stage2
 from pacore_rl.collection import Pool
 from pacore_rl.config import Config
-from pacore_rl.curation_runs import fill_watched_pool, watched_synthesis_accuracy
+from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
 from pacore_rl.engine.cluster import RayEngine, open_engine
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
 from pacore_rl.evaluation.held_out_set import HeldOut
@@ -33,15 +33,15 @@ from pacore_rl.interfaces import ChatTokenizer, MetricSink, Scorer
 from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
+from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
-from pacore_rl.runs import console, open_sinks, prepare_run_dir
+from pacore_rl.runs import open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
 from pacore_rl.types import Problem
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-HELD_OUT_FILES = (("problems", ""), ("pool", "_pool"))
 NUM_PHASES = 7
 
 
@@ -124,6 +124,7 @@ class Quickstart:
 
     def fill(self, name: str, problems: Sequence[Problem], *, model: str) -> MessagePool:
         """The pool of ``problems`` at ``<name>_pool.jsonl``, written by the engine's current weights."""
+        self.engine.turn_to("generation")
         pool = MessagePool.open(self.data / f"{name}_pool.jsonl")
         fill_watched_pool(
             pool,
@@ -154,6 +155,7 @@ class Quickstart:
         return kept
 
     def filter_stage2(self, problems: Sequence[Problem], pool: MessagePool) -> tuple[Problem, ...]:
+        self.engine.turn_to("generation")
         accuracies = watched_synthesis_accuracy(
             problems,
             messages(problems, pool),
@@ -186,10 +188,12 @@ class Quickstart:
             pool=messages(problems, pool),
             sinks=self.sinks,
             evaluate_held_out=held_out.first(64).evaluation(config, self.engine.generator, self.scorer, self.tokenizer),
+            write_messages=online_writer(config, self.engine.generator, self.scorer, self.tokenizer),
         ).train(first_step=first_step)
 
     def evaluate(self, sets: dict[str, HeldOut], when: str) -> dict[str, EvaluationReport]:
         """Reports by set name, stored as ``<when>_<set>.json``."""
+        self.engine.turn_to("generation")
         reports = {}
         for name, held_out in sets.items():
             console.print(

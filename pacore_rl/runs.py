@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import load_held_out
@@ -25,12 +23,11 @@ from pacore_rl.recipes import resolved_yaml
 from pacore_rl.reporting.console import ConsoleSink
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.jsonl import JsonlSink
+from pacore_rl.reporting.terminal import console
 from pacore_rl.reporting.wandb_sink import WandbSink
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
-
-console = Console()
 
 
 def train(config: Config) -> Path:

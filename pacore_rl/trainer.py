@@ -30,6 +30,7 @@ import numpy as np
 from pacore_rl.collection import Collector, Pool, collect
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
+from pacore_rl.failures import RunStopped
 from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
 from pacore_rl.metrics import Stopwatch, off_policy_metrics, scoring_failures, step_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
@@ -69,18 +70,20 @@ class Trainer:
             problems=self.problems,
             pool=self.pool,
         )
-        version = first_step - 1
+        version = engine.generator.weight_version
         last_step = first_step + config.trainer.steps - 1
         if first_step == 1:
             self.evaluate_and_log(step=0)
         for step in range(first_step, last_step + 1):
             watch = Stopwatch()
-            trains_actor = step > config.ppo.critic_warmup_steps
+            trains_actor, sampled_by = step > config.ppo.critic_warmup_steps, version
 
-            engine.turn_to("generation")
+            with watch.phase("turn"):
+                engine.turn_to("generation")
             if is_due(step - first_step, config.synthesis.refresh_every_steps):
                 with watch.phase("refresh"):
-                    self.refresh(collector, step, version)
+                    coming = range(step, min(step + config.synthesis.refresh_every_steps, last_step + 1))
+                    self.refresh(collector, coming, version)
             with watch.phase("draw"):
                 draws = collector.draw(step)
             with watch.phase("generate"):
@@ -92,8 +95,9 @@ class Trainer:
                 batch = experience_batch([row for row in rows if is_trainable(row)])
                 self.check_on_policy(batch, version)
 
-            with watch.phase("learn"):
+            with watch.phase("turn"):
                 engine.turn_to("learning")
+            with watch.phase("learn"):
                 values_pending, log_probs_pending = critic.values(batch), actor.log_probs(batch)
                 old_values_A, (log_probs_A, entropy_A) = values_pending.result(), log_probs_pending.result()
                 self.check_agreement(batch, log_probs_A, version)
@@ -129,8 +133,8 @@ class Trainer:
                 metrics |= {f"policy/{key}": value for key, value in actor_metrics.items()}
                 metrics |= {f"critic/{key}": value for key, value in critic_metrics.items()}
                 if config.ppo.importance_cap is not None:
-                    metrics |= off_policy_metrics(batch, log_probs_A, cap=config.ppo.importance_cap)
-            metrics |= watch.metrics(generated_tokens=sum(row.trajectory.response_ids.size for row in rows))
+                    metrics |= off_policy_metrics(batch, log_probs_A, cap=config.ppo.importance_cap, version=sampled_by)
+            metrics |= watch.metrics(generated_tokens=collector.num_generated_tokens)
             self.log(step, metrics)
 
             if is_due(step, config.trainer.checkpoint_every_steps) or step == last_step:
@@ -143,10 +147,10 @@ class Trainer:
         failed, limit = scoring_failures(rows), self.config.reward.max_failed_share
         if failed > limit * len(rows):
             reasons = sorted({row.verdict.reason for row in rows if row.verdict.outcome.endswith("_error")})
-            raise RuntimeError(
+            raise RunStopped(
                 f"{failed} of {len(rows)} scorings failed through no fault of the responses, above "
                 f"reward.max_failed_share={limit}. Causes: {'; '.join(reasons[:3])}. "
-                "Repair the scorer (see `pacore-rl doctor`) and train again from the last checkpoint."
+                "Repair the scorer (see `pacore-rl doctor`) and train on with model.path= the last checkpoint's actor."
             )
 
     def check_on_policy(self, batch: ExperienceBatch, version: int) -> None:
@@ -164,8 +168,8 @@ class Trainer:
         if limit is None or not is_current.any():
             return
         gap = float(np.abs(log_probs_A - batch.engine_logprobs_A)[is_current].mean())
-        if gap > limit:
-            raise RuntimeError(
+        if not gap <= limit:  # a gap that is not a number is no agreement
+            raise RunStopped(
                 f"engine and trainer disagree by {gap:.3g} nats a token about what weight version {version} sampled, "
                 f"above ppo.max_logprob_gap={limit}. Compare model.dtype and model.rope_scaling on both sides; if the "
                 "gap grew slowly with bfloat16, raise the limit or set ppo.importance_cap."
@@ -178,10 +182,9 @@ class Trainer:
             return 1.0
         return truncated_importance_weights(log_probs_A, batch.engine_logprobs_A, cap=cap)
 
-    def refresh(self, collector: Collector, step: int, version: int) -> None:
-        """Online messages for the problems of the steps up to the next refresh (paper, section 2.2)."""
+    def refresh(self, collector: Collector, coming: range, version: int) -> None:
+        """Online messages for the problems of the coming steps, up to the next refresh (paper, section 2.2)."""
         assert self.write_messages is not None, "online messages need somebody who writes them"
-        coming = range(step, step + self.config.synthesis.refresh_every_steps)
         problems = {problem.id: problem for later in coming for _, problem in collector.problems_of(later)}
         collector.online = self.write_messages(tuple(problems.values()), version)
 
@@ -194,7 +197,6 @@ class Trainer:
 
     def checkpoint(self, step: int) -> None:
         folder = checkpoint_folder(self.config, step)
-        self.engine.turn_to("learning")
         self.engine.actor.save(folder / "actor")
         self.engine.critic.save(folder / "critic")
 

@@ -5,7 +5,7 @@ Axes, as they appear in names:
     P   problems of one step
     K   messages in one problem's message set
     G   responses per problem
-    B   rows of a batch, B = P * G, problem-major: row b answers problem b // G
+    B   rows of a batch, B = P * G, those of one problem side by side (with partial rollouts, of one draw)
     T   tokens of one row (prompt, then response)
     A   action tokens of a whole batch: the response tokens of row 0, then of row 1, ...
 

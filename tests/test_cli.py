@@ -206,7 +206,7 @@ class TestGuard:
 
     def test_a_dead_worker_is_one_screen(self, tmp_path: Path) -> None:
         lines = [
-            "from pacore_rl.engine.errors import WorkerDied",
+            "from pacore_rl.failures import WorkerDied",
             "try:",
             "    raise OSError('what Ray said, at length')",
             "except OSError as error:",

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pacore_rl.engine.errors import WorkerDied
+from pacore_rl.failures import RunStopped
 
 MENDABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EADDRINUSE, errno.EDQUOT, errno.EROFS})
 """A full disk, a port in use, an exhausted quota, a read-only disk."""
@@ -29,7 +29,8 @@ _MENDABLE = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
-    WorkerDied,
+    RunStopped,
+    FloatingPointError,
 )
 _SCREEN_LINES = 30
 

@@ -209,9 +209,9 @@ def _start_all(
     colocated = device.placement is not None and device.placement.plan.colocated
 
     def start_learners() -> tuple[ActorGroup, CriticGroup]:
-        learners = (start_actor(config, device), start_critic(config, device))
-        started.extend(learners)
-        return learners
+        started.append(actor := start_actor(config, device))
+        started.append(critic := start_critic(config, device))
+        return actor, critic
 
     # Separate: all load at once. Colocated: an engine measures the free memory of its GPU and takes its share, so it
     # comes first, and sleeps while the learners load.

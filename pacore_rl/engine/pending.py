@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayActorError
 
-from pacore_rl.engine.errors import WorkerDied
+from pacore_rl.failures import WorkerDied
 
 T = TypeVar("T")
 

@@ -13,12 +13,12 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from pacore_rl.config import Config
-from pacore_rl.engine.errors import WorkerDied
 from pacore_rl.engine.generation import Response, complete, not_begun
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout_worker import CONTROL, ENVIRONMENT, News, RolloutWorker
 from pacore_rl.engine.routing import DynamicRoute, Job, Route, Routing, StaticRoute
 from pacore_rl.engine.weight_sync import WeightLink
+from pacore_rl.failures import WorkerDied
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 QUEUED_SHARE = 1 / 8
@@ -223,9 +223,14 @@ class RolloutGroup:
                 raise ValueError(f"{self._name(number)}: {error.cause}") from error
             raise RuntimeError(f"{self._name(number)} failed while {doing}: {error.cause!r}") from error
         except (ActorDiedError, RayActorError) as error:
+            remedy = (
+                "rollout.kv_cache_gib or rollout.num_workers"
+                if number < len(self.handles)
+                else "micro_batch_tokens of the learner, or shard and offload more of it"
+            )
             raise WorkerDied(
                 f"{self._name(number)} died while {doing}: {error} Most often the machine ran out of memory: lower "
-                "rollout.kv_cache_gib or rollout.num_workers."
+                f"{remedy}."
             ) from error
 
     def _late(self, numbers: Sequence[int], doing: str, limit: float) -> str:
@@ -248,8 +253,8 @@ def check_requests(requests: Sequence[GenerationRequest]) -> None:
         assert before is not None and before.finish == "unfinished", "only what was interrupted can go on"
         assert request.num_samples == 1, "a response goes on as one"
         assert np.array_equal(before.prompt_ids, request.prompt_ids), "a response goes on after its own prompt"
-    seeds = {request.seed for request in continued}
-    assert len(seeds) == len(continued), "responses that go on with one seed may draw the same numbers"
+    streams = {(request.seed, request.prompt_ids.tobytes()) for request in continued}
+    assert len(streams) == len(continued), "responses to one prompt that go on with one seed may draw the same numbers"
 
 
 def engine_capacity(max_concurrent_sequences: int) -> int:

@@ -288,4 +288,6 @@ def _note(rollout: RolloutGroup, store: TCPStore, key: str, senders: Sequence[ra
                 f"learner rank 0 did not announce its weights ({key}) within "
                 f"{rollout.timeout_seconds:.0f} s; look at its log, or raise run.worker_timeout_seconds."
             )
-    return store.get(key).decode()
+    note = store.get(key).decode()
+    store.delete_key(key)  # a large model's is megabytes, and there is one for each sync
+    return note

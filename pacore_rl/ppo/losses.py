@@ -44,7 +44,7 @@ def policy_loss(
 
     Args:
         log_probs_a: [a] fp32, differentiable.
-        old_log_probs_a: [a] of the policy that sampled the actions.
+        old_log_probs_a: [a] of the trainer's policy before this iteration's updates.
         advantages_a: [a].
         clip_range: c.
         num_actions: action tokens of the whole optimizer mini-batch, over all ranks and micro-batches.

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pacore_rl.interfaces import Generator
+from pacore_rl.reporting import terminal
 from pacore_rl.reporting.console import clock as as_clock
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
@@ -26,11 +27,10 @@ class ProgressReport:
         self,
         unit: str,
         total: int,
-        console: Console | None = None,
+        console: Console = terminal.console,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        console = console or Console()
         self.total = total
         self.done = 0
         self._unit = unit

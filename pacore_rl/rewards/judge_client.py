@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from pacore_rl.config import JudgeConfig
+from pacore_rl.failures import RunStopped
 from pacore_rl.rewards.base import Question, right, wrong
 from pacore_rl.rewards.judge_cache import JudgeCache
 from pacore_rl.rewards.judge_prompt import VERSION, prompt_for, read_verdict
@@ -39,7 +40,7 @@ class JudgeError(Exception):
     """No verdict could be had."""
 
 
-class JudgeUnavailable(RuntimeError):
+class JudgeUnavailable(RunStopped):
     """No verdict could be had, and ``reward.judge.on_error`` is abort."""
 
 

@@ -45,7 +45,13 @@ def main() -> None:
         return measure(options.worker, load_config(options.recipe, options.overrides))
     with tempfile.TemporaryDirectory() as folder:
         data = [f"data.problems={folder}/problems.jsonl", f"data.pool={folder}/pool.jsonl"]
-        overrides = [*data, "data.held_out_problems=null", "data.held_out_pool=null", *options.overrides]
+        overrides = [
+            *data,
+            "data.held_out_problems=null",
+            "data.held_out_pool=null",
+            "evaluation.every_steps=0",
+            *options.overrides,
+        ]
         config = load_config(options.recipe, overrides)
         write_data(config, num_problems=4 * config.ppo.problems_per_step)
         compare(config, options.recipe, overrides)

@@ -56,6 +56,7 @@ def main() -> None:
                 f"data.pool={folder}/pool.jsonl",
                 "data.held_out_problems=null",
                 "data.held_out_pool=null",
+                "evaluation.every_steps=0",
                 f"trainer.steps={options.steps + WARM_UP_STEPS}",
                 "trainer.checkpoint_every_steps=0",
                 "logging.console=false",

@@ -17,11 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pacore_rl.config import Config
-from pacore_rl.engine.errors import WorkerDied
 from pacore_rl.engine.generation import Response, sample_seed, stream_seed, typed_finish
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.rollout_worker import CPU_BLOCK_TOKENS, check_model_folder
+from pacore_rl.failures import WorkerDied
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 CONTEXT_TOKENS = 128
