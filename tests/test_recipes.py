@@ -60,7 +60,7 @@ class TestLoading:
                 "evaluation.configurations=[[8], [8, 4]]",
                 "logging.wandb_project=null",
                 "rollout.enforce_eager=false",
-                "data={held_out_problems: other.jsonl}",
+                "data={held_out_problems: other.jsonl, held_out_pool: held_out_pool.jsonl}",
             ],
         )
         assert config.trainer.steps == 11
