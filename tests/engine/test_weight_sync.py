@@ -69,9 +69,11 @@ class Learner:
         if zero_stage == 3:
             import deepspeed
 
+            from pacore_rl.engine.deepspeed_options import join_deepspeed
+
             address = f"tcp://127.0.0.1:{port}"
             torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=num_ranks)
-            deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
+            join_deepspeed(CPU)
             self.engine, *_ = deepspeed.initialize(
                 model=self.model,
                 config={
