@@ -245,6 +245,12 @@ class TestShippedRecipes:
         mixture = load_config(RECIPES / "rlvr_30b_a3b.yaml")
         assert (mixture.trainer.steps, mixture.ppo.actor_minibatches) == (50, 4)
 
+    def test_the_sample_of_the_readme_is_a_run(self, tmp_path: Path) -> None:
+        text = (RECIPES.parent / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+        (tmp_path / "mine.yaml").write_text(text.replace("extends: ", f"extends: {RECIPES}/"))
+        config = load_config(tmp_path / "mine.yaml")
+        assert config.run.name == "mine" and config.actor.num_ranks == config.rollout.num_workers == 8
+
     def test_base_agrees_with_the_defaults_of_the_code_where_the_paper_speaks(self) -> None:
         """Where base.yaml and config.py differ, it is on purpose: the time limit of a cluster run, the size of the
         final evaluation."""
