@@ -140,6 +140,15 @@ def test_an_engine_lies_within_a_host() -> None:
     assert mending == {"rollout.tensor_parallel": 8} and plan.num_hosts is None
 
 
+def test_hosts_hold_whole_engines_only() -> None:
+    """15 + 2 GPUs are less than 18; but hosts of 8, 8 and 2 hold two engines of 3 twice, and none."""
+    layout = ["rollout.pipeline_parallel=3", "rollout.num_workers=5", "ppo.critic_minibatches=1"]
+    ranks = [f"{role}.{key}=1" for role in ("actor", "critic") for key in ("num_ranks", "sequence_parallel")]
+    plan = make_plan(recipe("pacore_8b/stage1", *layout, *ranks), Hardware(gpu_memory=8 * EIGHTY, num_gpus=18))
+    told = "cluster: 5 engines of 3 GPUs, each within a host, needed, 4 given"
+    assert [str(shortfall) for shortfall in plan.shortfalls] == [told] and plan.num_hosts == 3
+
+
 def test_a_model_is_whole_on_every_gpu_while_it_loads() -> None:
     """16 shards of a 30B model are small, the model is not: 2 bytes of each parameter, and its share."""
     plan = make_plan(recipe("rlvr_30b_a3b"), Hardware(gpu_memory=EIGHTY))
