@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.inputs import load_checked_problems, load_pool
 from pacore_rl.planning.command import plan_recipe
 from pacore_rl.planning.formulas import GIB
+from pacore_rl.planning.placement import plan_placement
 from pacore_rl.planning.plan import Hardware
 from pacore_rl.planning.table import show_plan
 from pacore_rl.planning.workload import assumed_workload
@@ -31,17 +33,24 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
         ValueError: what the run itself would refuse.
     """
     config = load_config(recipe, overrides)
-    models = check_run(config)
-    if not config.data.problems.is_file():
-        console.print(
-            Text(f"{config.data.problems} is not there yet: prompts are assumed, and the run will need it.", "yellow"),
-            soft_wrap=True,
-        )
+    data = config.data
+    problems = load_checked_problems(data.problems, config.reward) if data.problems.is_file() else None
+    models = check_run(config, problems)
+    if problems is not None and data.pool is not None and data.pool.is_file():
+        load_pool(data.pool, problems)
+    for file in (data.problems, data.pool):
+        if file is not None and not file.is_file():
+            text = Text(f"{file} is not there yet: prompts are assumed, and the run will need it.", "yellow")
+            console.print(text, soft_wrap=True)
     _say_models(config, models, console)
     console.print(_layout(config))
-    hardware = hardware_here(config)
-    plan, _, mending = plan_recipe(config, hardware, measured_workload(config) or assumed_workload(config))
-    show_plan(plan, console, mending=mending)
+    if models.shape is None:
+        text = Text(f"No plan for this architecture ({models.architecture}): its memory is unknown.", "yellow")
+        console.print(text, soft_wrap=True)
+    else:
+        work = measured_workload(config, problems) or assumed_workload(config)
+        plan, _, mending = plan_recipe(config, hardware_here(config), work, models.shape)
+        show_plan(plan, console, mending=mending)
     _say_recipe(config, origins(recipe, overrides), console)
     console.print(Text("Nothing was started.", style="green"))
 
@@ -50,14 +59,13 @@ def hardware_here(config: Config) -> Hardware:
     """This machine, or, for a run that joins a cluster, GPUs of a common size, as many as the recipe asks for."""
     import torch
 
-    from pacore_rl.planning.plan import count_gpus
-
     visible = torch.cuda.is_available()
     if config.run.device == "cpu" or (config.run.device == "auto" and not visible and config.cluster.address is None):
         return Hardware(gpu_memory=None)
     memory = torch.cuda.get_device_properties(0).total_memory if visible else ASSUMED_GPU_MEMORY
     local = visible and config.cluster.address is None
-    return Hardware(gpu_memory=memory, num_gpus=torch.cuda.device_count() if local else count_gpus(config)[0])
+    asked = plan_placement(config, kind="cuda").num_slots
+    return Hardware(gpu_memory=memory, num_gpus=torch.cuda.device_count() if local else asked)
 
 
 def _say_models(config: Config, models: MetaModels, console: Console) -> None:

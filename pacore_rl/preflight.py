@@ -13,13 +13,14 @@ from typing import Any
 
 from pacore_rl.config import Config
 from pacore_rl.interfaces import ChatTokenizer
-from pacore_rl.planning.plan import count_gpus
+from pacore_rl.planning.placement import DeviceKind, check_fits, plan_placement
+from pacore_rl.planning.shapes import KNOWN_TYPES, ModelShape, longest_sequence, shape_of
 from pacore_rl.planning.workload import Workload
 from pacore_rl.problems import load_problems
 from pacore_rl.synthesis.draws import draw_messages, draw_problems, draw_rng, fit_to_window
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.prompt import build_conversation
-from pacore_rl.tokenizer import first_line, load_tokenizer
+from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import PoolMessage, Problem
 
 LONGEST_READ = 16
@@ -35,41 +36,50 @@ class MetaModels:
     critic_parameters: int
     head: str
     """The critic's head, as torch prints it."""
+    shape: ModelShape | None
+    """Of the policy; None: ``planning.shapes`` does not count its architecture."""
 
 
-def check_run(config: Config) -> MetaModels:
+def check_run(config: Config, problems: Sequence[Problem] | None = None) -> MetaModels:
     """Everything that can be known to fail without starting a worker.
+
+    Args:
+        problems: those of ``data.problems``; None reads them where the file is there.
 
     Raises:
         ValueError: what was given, what must hold, what to do.
     """
+    from pacore_rl.engine.layout import check_layout  # late: torch and transformers
+
     check_gpus(config)
     models = build_on_meta(config)
+    check_layout(config)
     tokenizer = load_tokenizer(config.model.path)
     check_reasoning_marker(config, tokenizer.tokenizer)
-    if config.data.problems.is_file():
-        check_prompts(config, tokenizer, load_problems(config.data.problems))
+    if problems is None and config.data.problems.is_file():
+        problems = load_problems(config.data.problems)
+    if problems is not None:
+        check_prompts(config, tokenizer, problems)
     return models
 
 
 def check_gpus(config: Config) -> None:
-    """A run on this machine's GPUs needs as many as its roles take. A cluster's are counted when it is joined."""
+    """The sizes of a run must go together, and this machine must have its GPUs. A cluster's are counted when joined."""
     import torch
 
-    if config.run.device == "cpu" or config.cluster.address is not None:
-        return
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = config.cluster.address is None
+    kind: DeviceKind = "cpu" if config.run.device == "cpu" or (here and not found) else "cuda"
+    plan = plan_placement(config, kind=kind)
+    if config.run.device == "cpu" or not here:
+        return
     if config.run.device == "cuda" and found == 0:
         raise ValueError(
             "run.device=cuda, but torch sees no GPU on this machine; install the GPU lock on a machine with one, join "
             "a cluster with cluster.address, or set run.device=cpu."
         )
-    needed, told = count_gpus(config)
-    if 0 < found < needed:
-        raise ValueError(
-            f"{told} are needed, and this machine has {found}; lower the ranks or the engines, set "
-            "rollout.placement=colocated, or join a cluster with cluster.address. `pacore-rl plan` finds a layout."
-        )
+    if found:  # a private cluster offers as many CPUs as it takes
+        check_fits(plan, {"this machine": {"CPU": plan.num_slots * plan.bundle["CPU"], "GPU": found}})
 
 
 def build_on_meta(config: Config) -> MetaModels:
@@ -77,16 +87,17 @@ def build_on_meta(config: Config) -> MetaModels:
 
     Raises:
         ValueError: the model's configuration cannot be had, its architecture lacks what training needs, its window is
-            too small, its heads cannot be shared out, or its files hold another architecture's weights.
+            too small, or its files hold another architecture's weights.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+    from pacore_rl.engine.layout import read_settings  # late: torch and transformers
+
     path = config.model.path
-    settings = _model_settings(path)
+    settings = read_settings("model.path", path)
     name = type(settings).__name__
     _check_window(config, settings)
-    _check_heads(config, settings)
     settings.num_labels = 1
     try:
         with torch.device("meta"):
@@ -105,28 +116,14 @@ def build_on_meta(config: Config) -> MetaModels:
         policy_parameters=sum(parameter.numel() for parameter in policy.parameters()),
         critic_parameters=sum(parameter.numel() for parameter in critic.parameters()),
         head=str(critic.score),
+        shape=shape_of(settings.to_dict()) if settings.model_type in KNOWN_TYPES else None,
     )
-
-
-def _model_settings(path: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(Path(path).expanduser() if Path(path).expanduser().is_dir() else path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path={path} has no configuration that transformers can read ({first_line(error)}); give a Hugging "
-            "Face folder with a config.json, or a hub id that this machine can reach."
-        ) from error
 
 
 def _check_window(config: Config, settings: Any) -> None:
     """The context window must lie within the positions of the model, stretched by rope scaling where there is one."""
     longest = int(settings.max_position_embeddings)
-    scaling = {**(settings.rope_parameters or {}), **(config.model.rope_scaling or {})}
-    factor = float(scaling.get("factor", 1.0))
-    original = int(scaling.get("original_max_position_embeddings", longest))
-    reach = max(longest, int(original * factor))
+    reach = longest_sequence(longest, {**(settings.rope_parameters or {}), **(config.model.rope_scaling or {})})
     window = config.model.context_window_tokens
     if window > reach:
         raise ValueError(
@@ -134,21 +131,6 @@ def _check_window(config: Config, settings: Any) -> None:
             "window, or stretch the model with model.rope_scaling, e.g. {rope_type: yarn, factor: 2.0, "
             f"attention_factor: 1.0, original_max_position_embeddings: {longest}}}."
         )
-
-
-def _check_heads(config: Config, settings: Any) -> None:
-    heads = int(settings.num_attention_heads)
-    sizes = {
-        "actor.sequence_parallel": config.actor.sequence_parallel,
-        "critic.sequence_parallel": config.critic.sequence_parallel,
-        "rollout.tensor_parallel": config.rollout.tensor_parallel,
-    }
-    for key, size in sizes.items():
-        if heads % size:
-            raise ValueError(
-                f"{key}={size} cannot share out the {heads} attention heads of {config.model.path}; choose a divisor "
-                f"of {heads}."
-            )
 
 
 def check_weight_files(folder: Path, expected: dict[str, tuple[int, ...]]) -> None:
@@ -248,16 +230,17 @@ def check_prompts(config: Config, tokenizer: ChatTokenizer, problems: Sequence[P
             )
 
 
-def measured_workload(config: Config) -> Workload | None:
+def measured_workload(config: Config, problems: Sequence[Problem] | None = None) -> Workload | None:
     """Prompt lengths of the run's own data: step 1 as it will be drawn, and the longest problems, all messages shown.
 
-    None where the data or a local tokenizer is not there.
+    None where the data or a local tokenizer is not there. ``problems``: those of ``data.problems``, if they are read.
     """
     data = config.data
     there = data.problems.is_file() and (data.pool is None or data.pool.is_file())
     if not there or not Path(config.model.path).expanduser().is_dir():
         return None
-    tokenizer, problems = load_tokenizer(config.model.path), load_problems(data.problems)
+    tokenizer = load_tokenizer(config.model.path)
+    problems = load_problems(data.problems) if problems is None else problems
     pool = MessagePool.open(data.pool, must_exist=True) if data.pool else None
     first = draw_problems(problems, min(config.ppo.problems_per_step, len(problems)), seed=config.run.seed, step=0)
     drawn = [_prompt_length(config, tokenizer, problem, _messages(pool, problem)) for problem in first]
@@ -268,7 +251,11 @@ def measured_workload(config: Config) -> Workload | None:
     longest_prompt = max(*drawn, *longest)
     response = min(config.sampling.max_response_tokens, config.model.context_window_tokens - min(drawn))
     return Workload(
-        mean_prompt=round(sum(drawn) / len(drawn)), longest_prompt=longest_prompt, response=response, measured=True
+        mean_prompt=round(sum(drawn) / len(drawn)),
+        longest_prompt=longest_prompt,
+        response=response,
+        window=config.model.context_window_tokens,
+        measured=True,
     )
 
 

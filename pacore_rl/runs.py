@@ -34,8 +34,8 @@ def train(config: Config) -> Path:
     """``pacore-rl train``: the whole run. Returns its folder."""
     from pacore_rl.engine.cluster import open_engine
 
-    check_run(config)
     problems = load_checked_problems(config.data.problems, config.reward)
+    check_run(config, problems)
     pool = load_pool(config.data.pool, problems) if config.data.pool else {}
     held_out = load_held_out(config)
     tokenizer = load_tokenizer(config.model.path)

@@ -37,6 +37,13 @@ class TestJudgements:
     def test_space(self, free: float, status: str) -> None:
         assert findings.judge_space("disk", free, 2.0, 10.0, "free some").status == status
 
+    @pytest.mark.parametrize(
+        ("free", "has_gpu", "status"),
+        [(0.06, True, "fail"), (0.06, False, "warn"), (0.5, True, "warn"), (4, True, "ok")],
+    )
+    def test_shared_memory(self, free: float, has_gpu: bool, status: str) -> None:
+        assert local.judge_shared_memory(free, has_gpu=has_gpu).status == status
+
     def test_the_pins_are_those_that_are_installed_by_setup(self) -> None:
         required = (ROOT / "setup.py").read_text()
         for package, pin in local.PINS.items():
@@ -117,6 +124,11 @@ def test_the_table_names_every_check_and_failures_decide() -> None:
     assert healthy == ("failed." not in shown)
 
 
+def test_nodes_of_no_cluster() -> None:
+    with pytest.raises(ValueError, match="--nodes 8 was given without --address"):
+        doctor.examine(Console(file=StringIO()), quick=True, num_nodes=8)
+
+
 def test_the_command_ends_with_the_verdict() -> None:
     command = [sys.executable, "-m", "pacore_rl", "doctor", "--quick"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
@@ -145,6 +157,11 @@ class TestGpus:
     def test_cuda(self, torch_says: dict[str, object] | None, status: str) -> None:
         finding = gpus.judge_cuda("570.86.15", "12.8", torch_says, 8)
         assert finding.status == status and bool(finding.remedy) == (status != "ok")
+
+    @pytest.mark.parametrize(("torch_says", "status"), [({"seen": 8}, "warn"), ({"seen": 0}, "fail"), (None, "fail")])
+    def test_a_driver_without_its_tool(self, torch_says: dict[str, object] | None, status: str) -> None:
+        finding = gpus.judge_without_smi(torch_says)
+        assert finding.status == status and ("torch cannot" in finding.seen) == (torch_says is None)
 
     @pytest.mark.parametrize(
         ("value", "status"), [("eth", "ok"), ("=eth0", "ok"), ("=eth", "fail"), ("ib0,eth0", "ok"), ("ib", "fail")]

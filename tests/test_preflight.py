@@ -7,14 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pacore_rl import runs
 from pacore_rl.config import Config
+from pacore_rl.dry_run import dry_run
 from pacore_rl.planning.search import changed
 from pacore_rl.preflight import check_run, measured_workload
+from pacore_rl.recipes import resolved_yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +51,7 @@ def test_what_is_sound_passes(config: Config) -> None:
     models = check_run(config)
     assert models.policy_parameters == 658_048 and models.critic_parameters == 658_048 + 128 + 1
     assert "out_features=1" in models.head
+    assert models.shape is not None and models.shape.policy_parameters == models.policy_parameters
 
 
 def test_train_asks_first(config: Config) -> None:
@@ -83,6 +88,38 @@ def test_heads_that_cannot_be_shared_out(config: Config) -> None:
     assert "rollout.tensor_parallel=3" in message and "4 attention heads" in message
 
 
+def test_colocated_sizes_that_differ(config: Config) -> None:
+    rollout = config.rollout.model_copy(update={"placement": "colocated", "num_workers": 2})
+    assert "Make the three equal" in refused(config.model_copy(update={"rollout": rollout}))
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "recipes/tiny_bsae/critic"])
+def test_a_critic_that_is_not_there(config: Config, path: str) -> None:
+    message = refused(changed(config, {"critic.path": path}))
+    assert message.startswith(f"critic.path={path} ") and len(message.splitlines()) == 1
+    assert "not a saved critic" in refused(changed(config, {"critic.path": config.model.path}))
+
+
+def test_an_architecture_without_a_plan(config: Config, tmp_path: Path) -> None:
+    """Mistral has a policy and a critic in transformers, and no row in the table of shapes."""
+    folder = tmp_path / "mistral"
+    folder.mkdir()
+    settings = json.loads((Path(config.model.path) / "config.json").read_text())
+    del settings["layer_types"]
+    (folder / "config.json").write_text(
+        json.dumps(settings | {"model_type": "mistral", "architectures": ["MistralForCausalLM"]})
+    )
+    (folder / "pytorch_model.bin").touch()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(Path(config.model.path) / name, folder)
+    text = StringIO()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(resolved_yaml(config))
+    dry_run(recipe, [f"model.path={folder}"], Console(file=text, width=200))
+    assert "No plan for this architecture (MistralForCausalLM)" in text.getvalue()
+    assert "Nothing was started." in text.getvalue()
+
+
 def test_a_checkpoint_of_another_architecture(config: Config, tmp_path: Path) -> None:
     message = refused(copied(config, tmp_path / "wide", intermediate_size=320))
     assert "[256, 128] stored, [320, 128] expected" in message
@@ -96,6 +133,7 @@ def test_an_architecture_without_a_critic(config: Config, tmp_path: Path) -> Non
     folder.mkdir()
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 1024}
     (folder / "config.json").write_text(json.dumps({"model_type": "gpt_neox_japanese", **sizes}))
+    (folder / "pytorch_model.bin").touch()
     message = refused(changed(config, {"model.path": str(folder)}))
     assert "token classifier" in message
 

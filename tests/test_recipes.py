@@ -234,12 +234,22 @@ class TestShippedRecipes:
         assert (stage1.synthesis.min_messages, stage1.synthesis.max_messages) == (16, 24)
         assert (stage1.ppo.problems_per_step, stage1.ppo.responses_per_problem) == (16, 64)
         assert (stage1.trainer.steps, stage2.trainer.steps) == (250, 450)
+        last = Path("runs/pacore-8b-stage1/checkpoints/step_000250")
+        assert (stage2.model.path, stage2.critic.path) == (str(last / "actor"), str(last / "critic"))
+        assert (stage1.run_dir, stage1.trainer.steps) == (last.parents[1], 250), "that is what stage 1 writes"
         assert rlvr.synthesis.max_messages == 0 and rlvr.data.pool is None
         assert (rlvr.ppo.problems_per_step, rlvr.ppo.responses_per_problem, rlvr.trainer.steps) == (256, 16, 200)
         assert (rlvr.ppo.actor_minibatches, rlvr.ppo.importance_cap) == (4, 8.0) and rlvr.ppo.oversample > 0
+        assert rlvr.ppo.critic_minibatches == 4
         assert (rlvr.actor.learning_rate, rlvr.critic.learning_rate) == (2e-6, 5e-6)
         mixture = load_config(RECIPES / "rlvr_30b_a3b.yaml")
         assert (mixture.trainer.steps, mixture.ppo.actor_minibatches) == (50, 4)
+
+    def test_the_sample_of_the_readme_is_a_run(self, tmp_path: Path) -> None:
+        text = (RECIPES.parent / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+        (tmp_path / "mine.yaml").write_text(text.replace("extends: ", f"extends: {RECIPES}/"))
+        config = load_config(tmp_path / "mine.yaml")
+        assert config.run.name == "mine" and config.actor.num_ranks == config.rollout.num_workers == 8
 
     def test_base_agrees_with_the_defaults_of_the_code_where_the_paper_speaks(self) -> None:
         """Where base.yaml and config.py differ, it is on purpose: the time limit of a cluster run, the size of the

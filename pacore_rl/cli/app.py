@@ -205,7 +205,7 @@ def plan(
         int | None, typer.Option(min=1, help="GPUs of the cluster.", show_default="as few as it takes")
     ] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="Memory of one GPU.", show_default="80GiB")] = None,
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of one host.")] = 8,
+    gpus_per_host: Annotated[int, typer.Option(min=1, help="GPUs of one host; an engine lies within one.")] = 8,
     host_memory: Annotated[
         str | None, typer.Option(help="Memory of one host, e.g. 2TiB.", show_default="not judged")
     ] = None,
@@ -217,8 +217,8 @@ def plan(
 ) -> None:
     """Compute what a recipe needs, before a cluster is asked for it: memory of every role, tokens, GPUs.
 
-    Without --gpus it names the smallest cluster that fits. Ends with 1 if the recipe does not fit, and says what would
-    mend it. A recipe with run.device=cpu is planned for CPUs.
+    Without --gpus it names the smallest cluster that fits, a lower bound of memory. Ends with 1 if the recipe does not
+    fit, and says what would mend it. A recipe with run.device=cpu is planned for CPUs.
 
     Example: [cyan]pacore-rl plan recipes/pacore_8b/stage1.yaml --gpus 64 --gpu-memory 80GiB[/]
 
@@ -237,7 +237,7 @@ def plan(
             gpu_memory=None
             if config.run.device == "cpu" and not asked
             else read_size(gpu_memory or "80GiB", "--gpu-memory"),
-            gpus_per_host=gpus_per_node,
+            gpus_per_host=gpus_per_host,
             host_memory=None if host_memory is None else read_size(host_memory, "--host-memory"),
             num_gpus=gpus,
         )
@@ -249,13 +249,11 @@ def plan(
 
 @app.command()
 def doctor(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Leave out an all-reduce and the start of an engine (minutes).")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the start of an engine (minutes).")] = False,
     address: Annotated[
         str | None, typer.Option(help="Look at this Ray cluster too: HOST:PORT, or auto.", show_default="none")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that the cluster must have.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that the cluster of --address must have.")] = None,
     debug: Debug = False,
 ) -> None:
     """Check whether this machine can run: versions, memory, disk, GPUs, ports, compiler, collectives, an engine.

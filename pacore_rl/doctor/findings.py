@@ -27,9 +27,9 @@ def judge_space(name: str, free_gib: float, needed_gib: float, scarce_gib: float
     """Below what is needed fails, below what is comfortable warns."""
     seen = f"{free_gib:.1f} GiB free"
     if free_gib < needed_gib:
-        return Finding(name=name, status="fail", seen=f"{seen}, {needed_gib:.0f} needed", remedy=remedy)
+        return Finding(name=name, status="fail", seen=f"{seen}, {needed_gib:g} needed", remedy=remedy)
     if free_gib < scarce_gib:
-        return Finding(name=name, status="warn", seen=f"{seen}, {scarce_gib:.0f} are comfortable", remedy=remedy)
+        return Finding(name=name, status="warn", seen=f"{seen}, {scarce_gib:g} are comfortable", remedy=remedy)
     return Finding(name=name, status="ok", seen=seen)
 
 

@@ -13,6 +13,8 @@ from pacore_rl import machine
 from pacore_rl.doctor.findings import Finding, last_line, run_limited
 
 LIMIT_SECONDS = 60.0
+DRIVER = Path("/proc/driver/nvidia/version")
+"""There where NVIDIA's driver is loaded."""
 _ASK_TORCH = (
     "import json, torch; c = torch.cuda; "
     "print(json.dumps({'cuda': torch.version.cuda, 'seen': c.device_count() if c.is_available() else 0, "
@@ -22,6 +24,8 @@ _ASK_TORCH = (
 
 def check_gpu() -> list[Finding]:
     """GPUs, their driver and CUDA"""
+    if shutil.which("nvidia-smi") is None and DRIVER.is_file():
+        return [judge_without_smi(_torch())]
     gpus = machine.visible_gpus()
     if not gpus:
         return [Finding(name="GPU", status="ok", seen="none visible: everything runs on the CPU")]
@@ -29,6 +33,16 @@ def check_gpu() -> list[Finding]:
     driver, cuda = read_smi(output) if code == 0 else (None, None)
     torch_says = _torch()
     return [Finding(name="GPU", status="ok", seen="; ".join(gpus)), judge_cuda(driver, cuda, torch_says, len(gpus))]
+
+
+def judge_without_smi(torch_says: dict[str, object] | None) -> Finding:
+    """A driver without its tool, as in some containers: what torch sees decides."""
+    remedy = "Add the driver's tools to the container (NVIDIA_DRIVER_CAPABILITIES=compute,utility)."
+    if torch_says is None:
+        return Finding(name="CUDA", status="fail", seen="torch cannot be imported", remedy="Install the lock.")
+    found = torch_says.get("seen")
+    seen = f"a driver without nvidia-smi; torch sees {found} GPUs"
+    return Finding(name="GPU", status="warn" if found else "fail", seen=seen, remedy=remedy)
 
 
 def read_smi(output: str) -> tuple[str | None, str | None]:
@@ -96,7 +110,5 @@ def _interfaces(folder: Path = Path("/sys/class/net")) -> frozenset[str]:
 
 def _torch() -> dict[str, object] | None:
     """CUDA and NCCL versions of torch and the GPUs it sees; asked in a process of its own. None: it failed."""
-    if shutil.which("nvidia-smi") is None:
-        return None
     code, output = run_limited([sys.executable, "-c", _ASK_TORCH], LIMIT_SECONDS)
     return json.loads(last_line(output)) if code == 0 else None

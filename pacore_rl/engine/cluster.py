@@ -27,10 +27,10 @@ from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
 from pacore_rl.engine.placement import Device, Placement, choose_kind, take_seats
-from pacore_rl.engine.placement_plan import PlacementPlan, check_fits, make_plan
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.turns import GuardedGenerator, RayHardware, Turns
 from pacore_rl.interfaces import StreamingGenerator
+from pacore_rl.planning.placement import PlacementPlan, check_fits, plan_placement
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def plan_on_cluster(config: Config, *, learners: bool) -> PlacementPlan:
         if node["Alive"]
     }
     num_gpus = int(sum(resources.get("GPU", 0.0) for resources in nodes.values()))
-    plan = make_plan(
+    plan = plan_placement(
         config, kind=choose_kind(config, num_gpus=num_gpus, where="the cluster that was joined"), learners=learners
     )
     check_fits(plan, nodes)
@@ -88,7 +88,7 @@ def plan_on_cluster(config: Config, *, learners: bool) -> PlacementPlan:
 
 def _start_private(config: Config, *, learners: bool) -> PlacementPlan:
     num_gpus = torch.cuda.device_count()
-    plan = make_plan(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
+    plan = plan_placement(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
     num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1, os.cpu_count() or 1)
     check_fits(plan, {"this machine": {"CPU": num_cpus, "GPU": num_gpus}})
     ray.init(

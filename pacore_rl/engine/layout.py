@@ -9,16 +9,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATIO
 
 from pacore_rl.config import Config
 from pacore_rl.engine.models import check_folder
+from pacore_rl.tokenizer import first_line
 
 
 def check_layout(config: Config) -> None:
     """Refuse what the learners could not train as it is set up.
 
     Raises:
-        ValueError: a path holds no model, heads cannot be shared out over ``sequence_parallel`` ranks, the
-            architecture has no critic, or ``critic.path`` is no critic for this policy.
+        ValueError: a path holds no model, heads cannot be shared out over ``sequence_parallel`` or
+            ``tensor_parallel`` ranks, the architecture has no critic, or ``critic.path`` is no critic for this policy.
     """
-    policy = _read("model.path", config.model.path)
+    policy = read_settings("model.path", config.model.path)
     if type(policy) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
         raise ValueError(
             f"model.path={config.model.path} is of architecture {policy.model_type}, and a critic needs transformers' "
@@ -27,15 +28,28 @@ def check_layout(config: Config) -> None:
         )
     critic = policy
     if config.critic.path is not None:
-        critic = _read("critic.path", config.critic.path)
+        critic = read_settings("critic.path", config.critic.path)
         _check_critic(config, policy, critic)
-    _check_heads("actor", config.actor.sequence_parallel, policy)
-    _check_heads("critic", config.critic.sequence_parallel, critic)
+    _check_heads("actor.sequence_parallel", config.actor.sequence_parallel, policy)
+    _check_heads("critic.sequence_parallel", config.critic.sequence_parallel, critic)
+    _check_heads("rollout.tensor_parallel", config.rollout.tensor_parallel, policy)
 
 
-def _read(setting: str, path: str) -> Any:
+def read_settings(setting: str, path: str) -> Any:
+    """The configuration of the model at ``path``, which ``setting`` names in messages.
+
+    Raises:
+        ValueError: it is neither the folder of a model nor a hub id that can be read.
+    """
     check_folder(setting, path)
-    return AutoConfig.from_pretrained(path)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{setting}={path} has no configuration that transformers can read "
+            f"({first_line(error)}); give a Hugging Face folder with a config.json, or a hub id that this machine can "
+            "reach."
+        ) from error
 
 
 def _check_critic(config: Config, policy: Any, critic: Any) -> None:
@@ -62,18 +76,18 @@ def _check_critic(config: Config, policy: Any, critic: Any) -> None:
         )
 
 
-def _check_heads(name: str, num_ranks: int, model: Any) -> None:
-    """Ulysses shares attention heads out; key-value heads are shared out too, or each repeated for several ranks."""
+def _check_heads(setting: str, num_ranks: int, model: Any) -> None:
+    """Ulysses and vLLM share attention heads out; key-value heads too, or each is repeated for several ranks."""
     heads = model.get_text_config().num_attention_heads
-    key_value_heads = model.get_text_config().num_key_value_heads
+    key_value_heads = getattr(model.get_text_config(), "num_key_value_heads", None) or heads
     if heads % num_ranks:
         raise ValueError(
-            f"{name}.sequence_parallel={num_ranks} cannot share out the {heads} attention heads of the model: "
+            f"{setting}={num_ranks} cannot share out the {heads} attention heads of the model: "
             f"{heads} / {num_ranks} is no whole number; choose a divisor of {heads}."
         )
     if key_value_heads % num_ranks and num_ranks % key_value_heads:
         raise ValueError(
-            f"{name}.sequence_parallel={num_ranks} does not fit the {key_value_heads} key-value heads of the model: "
+            f"{setting}={num_ranks} does not fit the {key_value_heads} key-value heads of the model: "
             f"{key_value_heads} / {num_ranks} (heads a rank) and {num_ranks} / {key_value_heads} (ranks a head) are no "
             f"whole numbers; choose a divisor or a multiple of {key_value_heads} that divides {heads}."
         )

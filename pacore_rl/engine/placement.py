@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pacore_rl.config import Config
-from pacore_rl.engine.placement_plan import DeviceKind, PlacementPlan, Seats, Slot, seat
+from pacore_rl.planning.placement import DeviceKind, PlacementPlan, Seats, Slot, seat
 
 WorkerKind = Literal["engine", "actor", "critic"]
 

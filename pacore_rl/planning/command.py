@@ -10,7 +10,7 @@ from rich.console import Console
 from pacore_rl.config import Config
 from pacore_rl.planning.plan import Hardware, Plan, make_plan
 from pacore_rl.planning.search import Settings, mend, smallest_cluster
-from pacore_rl.planning.shapes import model_shape
+from pacore_rl.planning.shapes import ModelShape, model_shape
 from pacore_rl.planning.table import plan_json, show_plan
 from pacore_rl.planning.workload import Workload, assumed_workload
 
@@ -30,13 +30,13 @@ def read_size(text: str, name: str) -> int:
 
 
 def plan_recipe(
-    config: Config, hardware: Hardware, work: Workload | None = None
+    config: Config, hardware: Hardware, work: Workload | None = None, shape: ModelShape | None = None
 ) -> tuple[Plan, Settings | None, Settings | None]:
     """The plan, the layout that was searched for (without ``num_gpus``), and what would mend it where it does not fit.
 
     Without ``num_gpus`` the smallest cluster is searched; where there is none, the recipe's own layout is shown.
     """
-    shape = model_shape(config.model.path)
+    shape = shape or model_shape(config.model.path)
     work = work or assumed_workload(config)
     if hardware.gpu_memory is not None and hardware.num_gpus is None:
         found = smallest_cluster(config, hardware, work, shape)

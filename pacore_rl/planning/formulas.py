@@ -75,9 +75,13 @@ def optimizer(trainable: int, *, ranks: int) -> int:
     return math.ceil(12 * trainable / ranks)
 
 
-def gradients(trainable: int, *, itemsize: int, zero_stage: int, ranks: int) -> int:
-    """Accumulated gradients: b P, of which stages 2 and 3 give each rank a share. [ZeRO]"""
-    return math.ceil(itemsize * trainable / (ranks if zero_stage >= 2 else 1))
+def gradients(trainable: int, *, zero_stage: int, ranks: int) -> int:
+    """Accumulated gradients: 4 P, of which stages 2 and 3 give each rank a share. [ZeRO]
+
+    They add up in fp32 whatever the type of the weights (``engine.deepspeed_options``); under stage 1 every rank keeps
+    all of them until it steps. [code]
+    """
+    return math.ceil(4 * trainable / (ranks if zero_stage >= 2 else 1))
 
 
 def step_gradients(trainable: int, *, zero_stage: int, ranks: int) -> int:
@@ -166,8 +170,11 @@ def logits(shape: ModelShape, *, chunk_tokens: int) -> int:
 
 
 def head_gradient(shape: ModelShape, *, itemsize: int) -> int:
-    """The output head's gradient: fp32 while chunks add up, and its copy in the weight's type. [code]"""
-    return (4 + itemsize) * shape.embedding_parameters
+    """The output head's gradient, in the weight's type: b V H. [code]
+
+    The backward pass writes it once, a block of the vocabulary at a time (``ppo.log_probs``).
+    """
+    return itemsize * shape.embedding_parameters
 
 
 def final_states(shape: ModelShape, tokens: int, *, itemsize: int) -> int:

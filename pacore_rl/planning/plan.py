@@ -7,6 +7,7 @@ from typing import Literal
 
 from pacore_rl.config import Config
 from pacore_rl.planning.formulas import GIB, GPU_RUNTIME, LEARNER_SHARE, SLEEPING_ENGINE
+from pacore_rl.planning.placement import PlacementPlan, plan_placement
 from pacore_rl.planning.roles import RolePlan, engine_role, learner_role
 from pacore_rl.planning.shapes import ModelShape, model_shape
 from pacore_rl.planning.workload import Workload, assumed_workload
@@ -36,13 +37,14 @@ class Shortfall:
     """One thing that does not fit."""
 
     where: str
-    """``actor``, ``critic``, ``engine``, ``GPU``, ``host`` or ``cluster``."""
+    """``actor``, ``critic``, ``engine``, ``KV cache``, ``window``, ``GPU``, ``host`` or ``cluster``."""
     needed: float
     given: float
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.needed:,.1f} {self.unit} needed, {self.given:,.1f} given"
+        digits = 1 if "GiB" in self.unit else 0
+        return f"{self.where}: {self.needed:,.{digits}f} {self.unit} needed, {self.given:,.{digits}f} given"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +79,7 @@ class Plan:
     """Bytes on the fullest GPU: a role of its own, or all that take turns."""
     host_peak: int
     """Bytes on the fullest host."""
-    num_gpus: int
-    gpu_sum: str
-    """How ``num_gpus`` comes about."""
+    placement: PlacementPlan
     shortfalls: tuple[Shortfall, ...]
 
     @property
@@ -87,8 +87,16 @@ class Plan:
         return not self.shortfalls
 
     @property
-    def num_hosts(self) -> int:
-        return -(-self.num_gpus // self.hardware.gpus_per_host) if self.num_gpus else 1
+    def num_gpus(self) -> int:
+        return self.placement.num_slots if self.hardware.kind == "cuda" else 0
+
+    @property
+    def num_hosts(self) -> int | None:
+        """None: an engine is larger than a host."""
+        if self.hardware.kind == "cpu":
+            return 1
+        per_host = self.hardware.gpus_per_host
+        return self.placement.hosts(per_host) if self.placement.slots_per_engine <= per_host else None
 
 
 def make_plan(
@@ -101,7 +109,7 @@ def make_plan(
         shape: of the model; by default that of ``model.path``.
 
     Raises:
-        ValueError: the model's shape is not known.
+        ValueError: the model's shape is not known, or colocated sizes differ.
     """
     shape = shape or model_shape(config.model.path)
     work = work or assumed_workload(config)
@@ -109,7 +117,7 @@ def make_plan(
     actor = learner_role("actor", config, shape, work, cpu=cpu)
     critic = learner_role("critic", config, shape, work, cpu=cpu)
     engine = engine_role(config, shape, gpu_memory=hardware.gpu_memory)
-    num_gpus, gpu_sum = (0, "no GPU") if cpu else count_gpus(config)
+    placement = plan_placement(config, kind=hardware.kind)
     roles = (actor, critic, engine)
     gpu_peak = 0 if cpu else (_together(roles) if _colocated(config) else max(role.gpu for role in roles))
     host_peak = _host_peak(config, hardware, roles)
@@ -122,24 +130,13 @@ def make_plan(
         tokens=_tokens(config, work, actor, engine),
         gpu_peak=gpu_peak,
         host_peak=host_peak,
-        num_gpus=num_gpus,
-        gpu_sum=gpu_sum,
-        shortfalls=_shortfalls(config, hardware, work, roles, num_gpus, host_peak),
+        placement=placement,
+        shortfalls=(
+            *_memory_shortfalls(config, hardware, roles, host_peak),
+            *_token_shortfalls(config, shape, engine),
+            *_cluster_shortfalls(hardware, placement),
+        ),
     )
-
-
-def count_gpus(config: Config) -> tuple[int, str]:
-    """GPUs of a run and the sum behind them; where all are colocated, the larger of learners and engines."""
-    rollout = config.rollout
-    size = rollout.tensor_parallel * rollout.pipeline_parallel
-    engines = rollout.num_workers * size
-    told = f"{rollout.num_workers} engine{'s' * (rollout.num_workers != 1)} x {size} = {engines}"
-    actor, critic = config.actor.num_ranks, config.critic.num_ranks
-    if _colocated(config):
-        total = max(actor, critic, engines)
-        return total, f"max({actor} actor ranks, {critic} critic ranks, {told}) = {total} GPUs, taking turns"
-    total = actor + critic + engines
-    return total, f"{actor} actor ranks + {critic} critic ranks + ({told}) = {total} GPUs"
 
 
 def _colocated(config: Config) -> bool:
@@ -154,21 +151,24 @@ def _together(roles: tuple[RolePlan, RolePlan, RolePlan]) -> int:
 
 
 def _host_peak(config: Config, hardware: Hardware, roles: tuple[RolePlan, RolePlan, RolePlan]) -> int:
-    """Bytes on the fullest host: as many processes of the costliest role as fit on it; where roles share GPUs, all."""
+    """Bytes on the fullest host: as many processes of the costliest role as fit on it; where roles share GPUs, all.
+
+    Colocated learners load side by side; later the learners that sleep are in the host's memory, while a sleeping
+    engine drops its weights.
+    """
     if hardware.kind == "cpu":
         return sum(role.processes * role.host for role in roles)
     per_host = hardware.gpus_per_host
-    shares = [min(role.processes, per_host) * role.host for role in roles]
-    asleep = [min(role.processes, per_host) * role.asleep for role in roles]
     if not _colocated(config):
-        return max(shares)
-    actor, critic, engine = shares
-    return actor + critic + engine + max(asleep[0] + asleep[1], asleep[2])
+        return max(min(role.processes, per_host) * role.host for role in roles)
+    here = min(roles[0].processes, per_host)
+    loading = sum(role.host_at_work if role.loading is None else role.loading.host for role in roles)
+    sleeping = sum(role.host_at_work + role.asleep for role in roles)
+    return here * max(loading, sleeping)
 
 
 def _tokens(config: Config, work: Workload, actor: RolePlan, engine: RolePlan) -> Tokens:
     rows = config.ppo.rows_per_step
-    longest = min(work.longest_row, config.model.context_window_tokens)
     groups = config.actor.num_ranks // config.actor.sequence_parallel
     return Tokens(
         rows=rows,
@@ -176,19 +176,14 @@ def _tokens(config: Config, work: Workload, actor: RolePlan, engine: RolePlan) -
         response=work.response,
         step=rows * work.response,
         cache_per_engine=engine.cache_tokens,
-        full_sequences=config.rollout.num_workers * engine.cache_tokens / longest,
+        full_sequences=config.rollout.num_workers * engine.cache_tokens / work.longest_row,
         learner_passes=-(-rows // (groups * actor.rows_at_once)),
     )
 
 
-def _shortfalls(
-    config: Config,
-    hardware: Hardware,
-    work: Workload,
-    roles: tuple[RolePlan, RolePlan, RolePlan],
-    num_gpus: int,
-    host_peak: int,
-) -> tuple[Shortfall, ...]:
+def _memory_shortfalls(
+    config: Config, hardware: Hardware, roles: tuple[RolePlan, RolePlan, RolePlan], host_peak: int
+) -> list[Shortfall]:
     found: list[Shortfall] = []
     limit = hardware.gpu_memory
     if limit is not None:
@@ -199,13 +194,38 @@ def _shortfalls(
             for where, need in needs.items()
             if need > shares[where]
         ]
-    cache = roles[2].cache_tokens
-    if cache < config.model.context_window_tokens:
-        window = config.model.context_window_tokens
-        found.append(Shortfall(where="KV cache", needed=window, given=max(0, cache), unit="tokens (one full window)"))
     if hardware.host_memory is not None and host_peak > hardware.host_memory:
         given = hardware.host_memory / GIB
         found.append(Shortfall(where="host", needed=host_peak / GIB, given=given, unit="GiB per host"))
-    if hardware.num_gpus is not None and num_gpus > hardware.num_gpus:
-        found.append(Shortfall(where="cluster", needed=num_gpus, given=hardware.num_gpus, unit="GPUs"))
-    return tuple(found)
+    return found
+
+
+def _token_shortfalls(config: Config, shape: ModelShape, engine: RolePlan) -> list[Shortfall]:
+    window = config.model.context_window_tokens
+    given = {
+        "KV cache": (engine.cache_tokens, "tokens (one full window)"),
+        "window": (shape.positions(config.model.rope_scaling), "positions of the model (model.rope_scaling)"),
+    }
+    return [
+        Shortfall(where=where, needed=window, given=max(0, tokens), unit=unit)
+        for where, (tokens, unit) in given.items()
+        if tokens < window
+    ]
+
+
+def _cluster_shortfalls(hardware: Hardware, placement: PlacementPlan) -> list[Shortfall]:
+    """GPUs, and whole engines on each host: an engine does not span two."""
+    if hardware.kind == "cpu":
+        return []
+    size, per_host, given = placement.slots_per_engine, hardware.gpus_per_host, hardware.num_gpus
+    if size > per_host:
+        return [Shortfall(where="engine", needed=size, given=per_host, unit="GPUs of one host")]
+    if given is None:
+        return []
+    if placement.num_slots > given:
+        return [Shortfall(where="cluster", needed=placement.num_slots, given=given, unit="GPUs")]
+    whole = given // per_host * (per_host // size) + given % per_host // size
+    if placement.num_engines > whole:
+        unit = f"engines of {size} GPUs, each within a host,"
+        return [Shortfall(where="cluster", needed=placement.num_engines, given=whole, unit=unit)]
+    return []

@@ -37,6 +37,8 @@ class RolePlan:
     """Of the whole model."""
     trainable: int
     parts: tuple[Part, ...]
+    loading: Part | None = None
+    """Learners on GPUs: everything that a rank holds while it starts, before DeepSpeed shards the model."""
     asleep: int = 0
     """Bytes that a process moves to its host's memory while others use its GPU."""
     cache_tokens: int = 0
@@ -46,10 +48,17 @@ class RolePlan:
 
     @property
     def gpu(self) -> int:
-        return sum(part.gpu for part in self.parts)
+        """Bytes at the peak: at work, or while it loads."""
+        at_work = sum(part.gpu for part in self.parts)
+        return at_work if self.loading is None else max(at_work, self.loading.gpu)
 
     @property
     def host(self) -> int:
+        """Bytes at the peak: at work, or while it loads."""
+        return self.host_at_work if self.loading is None else max(self.host_at_work, self.loading.host)
+
+    @property
+    def host_at_work(self) -> int:
         return sum(part.host for part in self.parts)
 
 
@@ -74,22 +83,31 @@ def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workloa
     if role == "actor" and not cpu:
         bucket = f.sync_buckets(shape, itemsize=itemsize, bucket_bytes=config.rollout.sync_bucket_mib * f.MIB)
         parts.append(Part(name="weight sync", gpu=bucket, how="a bucket, or the embedding alone"))
-    if not cpu:
-        parts.append(
-            Part(
-                name="loading",
-                host=itemsize * parameters,
-                how=f"{count_words(parameters)} x {itemsize} B, while it starts",
-            )
-        )
     return RolePlan(
         name=role,
         processes=learner.num_ranks,
         parameters=parameters,
         trainable=trainable,
         parts=tuple(_on(part, cpu=cpu) for part in parts),
+        loading=None if cpu else _loading(learner, parameters, itemsize=itemsize),
         asleep=sum(part.gpu for part in state),
         rows_at_once=everything.rows,
+    )
+
+
+def _loading(learner: LearnerConfig, parameters: int, *, itemsize: int) -> Part:
+    """A rank at its start: it reads the whole model into the host's memory and moves it to its GPU; under ZeRO-3
+    DeepSpeed cuts out the rank's share beside it."""
+    whole = itemsize * parameters
+    share = 0
+    if learner.zero_stage == 3 and not learner.offload_parameters:
+        share = f.weights(parameters, itemsize=itemsize, zero_stage=3, ranks=learner.num_ranks)
+    return Part(
+        name="loading",
+        gpu=f.GPU_RUNTIME + whole + share,
+        host=f.GPU_PROCESS_HOST + whole,
+        how=f"before the above: runtime, the whole model ({count_words(parameters)} x {itemsize} B)"
+        + (", its share" if share else ""),
     )
 
 
@@ -101,7 +119,7 @@ def _state_parts(
     over = f" / {ranks}" if ranks > 1 else ""
     held = f.weights(parameters, itemsize=itemsize, zero_stage=stage, ranks=ranks)
     adam = f.optimizer(trainable, ranks=ranks)
-    grads = f.gradients(trainable, itemsize=itemsize, zero_stage=stage, ranks=ranks)
+    grads = f.gradients(trainable, zero_stage=stage, ranks=ranks)
     copies = f.step_gradients(trainable, zero_stage=stage, ranks=ranks)
     buckets = f.collectives(trainable, itemsize=itemsize, zero_stage=stage, ranks=ranks, overlap=not cpu)
     whole = f.gathered(shape, parameters, itemsize=itemsize, zero_stage=stage)
@@ -119,9 +137,9 @@ def _state_parts(
         Part(
             name="gradients",
             **_placed(grads, learner.offload_optimizer and stage >= 2),
-            how=f"{count_words(trainable)} x {itemsize} B{over if stage >= 2 else ''}",
+            how=f"{count_words(trainable)} x 4 B{over if stage >= 2 else ''} (they add up in fp32)",
         ),
-        Part(name="fp32 gradients", **_placed(copies, learner.offload_optimizer), how="of the part that is stepped"),
+        Part(name="step", **_placed(copies, learner.offload_optimizer), how="fp32 gradients that are stepped"),
         Part(name="collectives", gpu=buckets + whole, how="buckets" + (", gathered weights" if whole else "")),
     ]
 
@@ -229,7 +247,6 @@ def engine_role(config: Config, shape: ModelShape, *, gpu_memory: int | None) ->
         parameters=shape.policy_parameters,
         trainable=0,
         parts=tuple(_on(part, cpu=cpu) for part in parts if part.gpu or part.host or part.name == "KV cache"),
-        asleep=0 if cpu else held,
         cache_tokens=max(0, cache) // token,
     )
 

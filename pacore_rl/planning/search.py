@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from pacore_rl.config import Config
+from pacore_rl.planning.placement import plan_placement
 from pacore_rl.planning.plan import Hardware, Plan, make_plan
 from pacore_rl.planning.shapes import ModelShape
 from pacore_rl.planning.workload import Workload
@@ -17,21 +16,23 @@ from pacore_rl.settings import plain
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Learner ranks that a search tries: a step's rows divide by powers of two."""
 PARALLEL = (1, 2, 4, 8, 16)
-"""Sequence- and tensor-parallel sizes that a search tries."""
+"""Sequence- and tensor-parallel sizes that a search tries; an engine's no larger than a host."""
 
 Settings = Mapping[str, Any]
 
 
 def changed(config: Config, settings: Settings) -> Config | None:
-    """The configuration with other values of dotted keys; None where it would not be one."""
+    """The configuration with other values of dotted keys; None where it would not be one, or could not be placed."""
     tree = config.model_dump()
     for key, value in settings.items():
         section, name = key.split(".")
         tree[section][name] = value
     try:
-        return Config.model_validate(tree)
-    except ValidationError:
+        there = Config.model_validate(tree)
+        plan_placement(there, kind="cuda")
+    except ValueError:
         return None
+    return there
 
 
 def as_overrides(settings: Settings) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def smallest_cluster(
         return None
 
     if config.rollout.placement == "colocated":
-        found = first(_colocated_sizes(shape), frozenset({"GPU", "KV cache", "host"}), {})
+        found = first(_colocated_sizes(shape), frozenset({"GPU", "engine", "KV cache", "host"}), {})
     else:
         found = {}
         for candidates, wanted in (
@@ -115,8 +116,11 @@ def _missing(plan: Plan) -> float:
 
 def _remedies(plan: Plan) -> Iterator[Settings]:
     config = plan.config
+    stages = config.rollout.pipeline_parallel
     for sizes in PARALLEL[1:]:
-        if _splits(plan.shape, sizes) and config.rollout.num_workers >= sizes:
+        whole = sizes * stages <= plan.hardware.gpus_per_host
+        larger = config.rollout.num_workers >= sizes > config.rollout.tensor_parallel
+        if larger and whole and _splits(plan.shape, sizes):
             # The same GPUs, fewer and larger engines.
             workers = config.rollout.num_workers * config.rollout.tensor_parallel // sizes
             yield {"rollout.tensor_parallel": sizes, "rollout.num_workers": max(1, workers)}
@@ -138,16 +142,31 @@ def _remedies(plan: Plan) -> Iterator[Settings]:
         yield {f"{role}.offload_checkpoints": True}
         for ranks in RANKS:
             if ranks > learner.num_ranks and (plan.hardware.num_gpus is None or ranks <= plan.hardware.num_gpus):
-                yield {f"{role}.num_ranks": ranks}
+                yield _other_ranks(config, role, ranks)
         yield {f"{role}.offload_optimizer": True}
         if learner.zero_stage == 3:
             yield {f"{role}.offload_parameters": True}
     yield {"rollout.gpu_memory_utilization": 0.9}
-    size = config.rollout.tensor_parallel * config.rollout.pipeline_parallel
+    size = config.rollout.tensor_parallel * stages
+    if size > plan.hardware.gpus_per_host:
+        for sizes in reversed(PARALLEL):
+            if sizes * stages <= plan.hardware.gpus_per_host and _splits(plan.shape, sizes):
+                workers = max(1, config.rollout.num_workers * config.rollout.tensor_parallel // sizes)
+                yield {"rollout.tensor_parallel": sizes, "rollout.num_workers": workers}
     if plan.hardware.num_gpus is not None and "cluster" in short:
         room = (plan.hardware.num_gpus - (plan.num_gpus - config.rollout.num_workers * size)) // size
-        if room >= 1:
+        if config.rollout.placement == "colocated":
+            yield _other_ranks(config, "actor", plan.hardware.num_gpus)
+        elif room >= 1:
             yield {"rollout.num_workers": room}
+
+
+def _other_ranks(config: Config, role: str, ranks: int) -> Settings:
+    """Other ranks of a learner; colocated, where sizes are equal, of the other and the engines too."""
+    if config.rollout.placement == "separate":
+        return {f"{role}.num_ranks": ranks}
+    size = config.rollout.tensor_parallel * config.rollout.pipeline_parallel
+    return {"actor.num_ranks": ranks, "critic.num_ranks": ranks, "rollout.num_workers": max(1, ranks // size)}
 
 
 def _splits(shape: ModelShape, size: int) -> bool:

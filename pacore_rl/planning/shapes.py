@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class ModelShape:
     tied_embeddings: bool
     """The output head is the input embedding."""
     max_positions: int
-    """Longest sequence without rope scaling."""
+    """``max_position_embeddings``."""
     qk_norm: bool
     """Queries and keys are normalised per head."""
     attention_bias: bool
@@ -36,6 +36,12 @@ class ModelShape:
     num_experts: int = 0
     """E; 0 is a dense MLP."""
     experts_per_token: int = 0
+    rope_scaling: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The model's own; ``model.rope_scaling`` overrides it."""
+
+    def positions(self, rope_scaling: Mapping[str, Any] | None) -> int:
+        """Longest sequence with these overrides of the model's rope scaling (``model.rope_scaling``)."""
+        return longest_sequence(self.max_positions, {**self.rope_scaling, **(rope_scaling or {})})
 
     @property
     def query_size(self) -> int:
@@ -85,6 +91,12 @@ class ModelShape:
         return attention + mlp + 2 * hidden
 
 
+def longest_sequence(max_positions: int, rope_scaling: Mapping[str, Any]) -> int:
+    """The positions of a model, or those that rope scaling stretches the original ones to where that is more."""
+    original = int(rope_scaling.get("original_max_position_embeddings") or max_positions)
+    return max(max_positions, int(original * float(rope_scaling.get("factor") or 1.0)))
+
+
 _QWEN3 = ModelShape(
     model_type="qwen3",
     num_layers=36,
@@ -127,7 +139,8 @@ BUILT_IN: Mapping[str, ModelShape] = {
 }
 """Numbers of the ``config.json`` that is published with each model; the paper's models have the shape of Qwen3-8B."""
 
-_KNOWN_TYPES = ("qwen3", "qwen3_moe", "qwen2", "llama")
+KNOWN_TYPES = ("qwen3", "qwen3_moe", "qwen2", "llama")
+"""Architectures whose layers are counted here, by transformers' names."""
 
 
 def model_shape(path: str) -> ModelShape:
@@ -161,9 +174,9 @@ def shape_of(settings: Mapping[str, Any]) -> ModelShape:
         KeyError: a size is missing.
     """
     model_type = str(settings.get("model_type"))
-    if model_type not in _KNOWN_TYPES:
+    if model_type not in KNOWN_TYPES:
         raise ValueError(
-            f"model_type={model_type!r} is not one that a plan can count; known are {', '.join(_KNOWN_TYPES)}. "
+            f"model_type={model_type!r} is not one that a plan can count; known are {', '.join(KNOWN_TYPES)}. "
             "Add its layers to pacore_rl/planning/shapes.py."
         )
     experts = int(settings["num_experts"]) if model_type == "qwen3_moe" else 0
@@ -183,4 +196,5 @@ def shape_of(settings: Mapping[str, Any]) -> ModelShape:
         attention_bias=model_type == "qwen2" or bool(settings.get("attention_bias", False)),
         num_experts=experts,
         experts_per_token=int(settings["num_experts_per_tok"]) if experts else 0,
+        rope_scaling=settings.get("rope_parameters") or settings.get("rope_scaling") or {},
     )

@@ -13,6 +13,11 @@ from pacore_rl.planning.plan import Plan
 from pacore_rl.planning.roles import RolePlan, count_words
 from pacore_rl.planning.search import Settings, as_overrides
 
+_SEARCHED = (
+    "That is what memory takes at least: one engine of a size that holds a full window, and the recipe's own stages, "
+    "offloading and micro-batches. More engines and ranks are faster; --gpus plans the recipe's own."
+)
+
 
 def show_plan(
     plan: Plan, console: Console, *, searched: Settings | None = None, mending: Settings | None = None
@@ -32,6 +37,7 @@ def show_plan(
     )
     if searched:
         console.print(Text(f"Smallest layout: {' '.join(as_overrides(searched))}", style="cyan"), soft_wrap=True)
+        console.print(Text(_SEARCHED, style="dim"), soft_wrap=True)
     for role in plan.roles:
         console.print(_role_table(role, plan))
     _say_tokens(plan, console)
@@ -45,7 +51,7 @@ def _role_table(role: RolePlan, plan: Plan) -> Table:
     processes += "" if role.processes == 1 else "s" if processes.endswith("engine") else "es"
     learned = f", {count_words(role.trainable)} learn" if 0 < role.trainable < role.parameters else ""
     table = Table(title=f"{role.name}: {processes}{learned}", title_justify="left", show_footer=True)
-    table.add_column("part", footer="sum")
+    table.add_column("part", footer="peak")
     if not cpu:
         table.add_column("GiB a GPU", justify="right", footer=_gib(role.gpu))
     table.add_column("GiB of host memory", justify="right", footer=_gib(role.host))
@@ -53,17 +59,20 @@ def _role_table(role: RolePlan, plan: Plan) -> Table:
     for part in role.parts:
         amounts = [] if cpu else [_gib(part.gpu)]
         table.add_row(part.name, *amounts, _gib(part.host), Text(part.how))
+    if (start := role.loading) is not None:
+        table.add_row(start.name, _gib(start.gpu), _gib(start.host), Text(start.how), style="dim")
     return table
 
 
 def _say_tokens(plan: Plan, console: Console) -> None:
     tokens, work = plan.tokens, plan.work
     origin = "from the data" if work.measured else "assumed; --prompt-tokens sets it"
+    engines = plan.config.rollout.num_workers
     lines = [
         f"A step: {tokens.rows:,} rows; prompts of up to {work.longest_prompt:,} tokens ({origin}); responses of up to "
         f"{tokens.response:,}: at most {tokens.step:,} generated tokens.",
         f"KV cache: {tokens.cache_per_engine:,} tokens an engine; {tokens.full_sequences:,.1f} rows of full length at "
-        f"once over {plan.config.rollout.num_workers} engines.",
+        f"once over {engines} engine{'s' * (engines != 1)}.",
         f"Learning: an actor rank passes over a step in {tokens.learner_passes:,} micro-batches.",
     ]
     for line in lines:
@@ -73,8 +82,9 @@ def _say_tokens(plan: Plan, console: Console) -> None:
 def _say_cluster(plan: Plan, console: Console) -> None:
     hardware = plan.hardware
     if hardware.gpu_memory is not None:
-        hosts = f"{plan.num_hosts} host{'s' * (plan.num_hosts != 1)} of {hardware.gpus_per_host}"
-        console.print(f"GPUs: {plan.gpu_sum}: {hosts}.", soft_wrap=True, highlight=False)
+        count, size = plan.num_hosts, hardware.gpus_per_host
+        hosts = "no host holds an engine" if count is None else f"{count} host{'s' * (count != 1)} of {size} GPUs"
+        console.print(f"{plan.placement.arithmetic()}: {hosts}.", soft_wrap=True, highlight=False)
         console.print(
             f"Fullest GPU: {_gib(plan.gpu_peak)} of {_gib(hardware.gpu_memory)} GiB.", soft_wrap=True, highlight=False
         )
@@ -94,7 +104,8 @@ def _say_verdict(plan: Plan, console: Console, mending: Settings | None) -> None
     else:
         console.print(
             Text(
-                "No setting mends it on these GPUs: take larger or more of them, or a shorter window.", style="yellow"
+                "None of the settings tried here mends it: take larger or more GPUs, or a shorter window.",
+                style="yellow",
             ),
             soft_wrap=True,
         )
@@ -121,7 +132,7 @@ def plan_json(plan: Plan, *, searched: Settings | None = None, mending: Settings
         },
         "gpus": {
             "needed": plan.num_gpus,
-            "sum": plan.gpu_sum,
+            "sum": plan.placement.arithmetic(),
             "hosts": plan.num_hosts,
             "peak_bytes": plan.gpu_peak,
             "memory_bytes": plan.hardware.gpu_memory,
@@ -142,6 +153,8 @@ def _role_json(role: RolePlan) -> dict[str, Any]:
         "gpu_bytes": role.gpu,
         "host_bytes": role.host,
         "sleeping_host_bytes": role.asleep,
+        "loading_gpu_bytes": role.loading.gpu if role.loading else 0,
+        "loading_host_bytes": role.loading.host if role.loading else 0,
         "parts": [
             {"name": part.name, "gpu_bytes": part.gpu, "host_bytes": part.host, "how": part.how} for part in role.parts
         ],

@@ -19,12 +19,15 @@ class Workload:
     longest_prompt: int
     response: int
     """Of every response: a plan takes the longest."""
+    window: int
+    """``model.context_window_tokens``, which no row exceeds."""
     measured: bool
     """The prompts are those of the run's data; else they are assumed."""
 
     @property
     def longest_row(self) -> int:
-        return self.longest_prompt + self.response
+        """Of a row: the longest prompt and response, or the window where they exceed it."""
+        return min(self.longest_prompt + self.response, self.window)
 
 
 def assumed_workload(config: Config, *, prompt_tokens: int | None = None) -> Workload:
@@ -42,7 +45,9 @@ def assumed_workload(config: Config, *, prompt_tokens: int | None = None) -> Wor
             f"model.context_window_tokens={window}."
         )
     response = min(config.sampling.max_response_tokens, window - prompt_tokens)
-    return Workload(mean_prompt=prompt_tokens, longest_prompt=prompt_tokens, response=response, measured=False)
+    return Workload(
+        mean_prompt=prompt_tokens, longest_prompt=prompt_tokens, response=response, window=window, measured=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

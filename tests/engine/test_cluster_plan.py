@@ -8,7 +8,7 @@ import pytest
 
 from pacore_rl.config import Config
 from pacore_rl.engine.placement import choose_kind
-from pacore_rl.engine.placement_plan import Slot, check_fits, describe, make_plan, seat
+from pacore_rl.planning.placement import Slot, check_fits, plan_placement, seat
 
 
 def configuration(*, actor: int = 2, critic: int = 2, device: str = "auto", **rollout: Any) -> Config:
@@ -33,20 +33,27 @@ def slots(*per_node: int) -> list[Slot]:
 
 
 def test_separate_adds_up_and_colocated_shares() -> None:
-    separate = make_plan(configuration(num_workers=2, tensor_parallel=2), kind="cuda")
+    separate = plan_placement(configuration(num_workers=2, tensor_parallel=2), kind="cuda")
     assert separate.num_slots == 2 * 2 + 2 + 2
     assert separate.bundle == {"CPU": 1, "GPU": 1} and separate.learner_gpus == 1
     shared = configuration(actor=4, critic=4, num_workers=2, tensor_parallel=2, placement="colocated")
-    colocated = make_plan(shared, kind="cuda")
+    colocated = plan_placement(shared, kind="cuda")
     assert colocated.num_slots == 4
     assert colocated.bundle == {"CPU": 3, "GPU": 1} and colocated.learner_gpus == 0.5
-    only_engines = make_plan(shared, kind="cpu", learners=False)
+    only_engines = plan_placement(shared, kind="cpu", learners=False)
     assert not only_engines.colocated and only_engines.num_slots == 4 and only_engines.bundle == {"CPU": 1}
-    assert "4 GPUs: rollout.num_workers=2 x tensor_parallel x pipeline_parallel=2 = 4, shared" in describe(colocated)[0]
+    assert "4 GPUs: rollout.num_workers=2 x tensor_parallel x pipeline_parallel=2 = 4, shared" in colocated.arithmetic()
+
+
+def test_hosts_hold_whole_engines() -> None:
+    plan = plan_placement(configuration(num_workers=5, tensor_parallel=3, actor=1, critic=1), kind="cuda")
+    assert plan.num_slots == 17 and plan.hosts(8) == 3 and plan.hosts(16) == 2
+    apart = plan_placement(configuration(num_workers=5, tensor_parallel=3), kind="cuda", learners=False)
+    assert apart.num_slots == 15 and apart.hosts(8) == 3, "two engines a host, whatever the sum"
 
 
 def test_engines_get_whole_nodes_and_learners_the_rest() -> None:
-    plan = make_plan(configuration(num_workers=2, tensor_parallel=2), kind="cuda")
+    plan = plan_placement(configuration(num_workers=2, tensor_parallel=2), kind="cuda")
     seats = seat(plan, slots(4, 4))
     assert [[slot.bundle for slot in engine] for engine in seats.engines] == [[0, 1], [2, 3]]
     assert [slot.bundle for slot in seats.actor] == [4, 5] and [slot.bundle for slot in seats.critic] == [6, 7]
@@ -58,7 +65,7 @@ def test_engines_get_whole_nodes_and_learners_the_rest() -> None:
 
 
 def test_colocated_ranks_sit_where_the_engines_do() -> None:
-    plan = make_plan(
+    plan = plan_placement(
         configuration(actor=8, critic=8, num_workers=4, pipeline_parallel=2, placement="colocated"), kind="cuda"
     )
     seats = seat(plan, slots(4, 4))
@@ -70,20 +77,20 @@ def test_colocated_ranks_sit_where_the_engines_do() -> None:
 
 def test_colocated_sizes_must_be_equal() -> None:
     with pytest.raises(ValueError, match=r"num_workers=2 x rollout.tensor_parallel=2 .*= 4, actor.num_ranks=4 and"):
-        make_plan(
+        plan_placement(
             configuration(actor=4, critic=2, num_workers=2, tensor_parallel=2, placement="colocated"), kind="cuda"
         )
 
 
 def test_what_does_not_fit_is_refused_with_the_sum() -> None:
-    plan = make_plan(configuration(num_workers=2, tensor_parallel=2), kind="cuda")
+    plan = plan_placement(configuration(num_workers=2, tensor_parallel=2), kind="cuda")
     check_fits(plan, {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8, "GPU": 4}})
     with pytest.raises(ValueError, match=r"wants 8 GPUs: .*=2 = 4, and actor.num_ranks=2, .* offers 6 \(a 4, b 2\)"):
         check_fits(plan, {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8, "GPU": 2}})
     with pytest.raises(ValueError, match=r"offers 5 \(a 4, b 1\)"):  # GPUs without a CPU for their process are none
         check_fits(plan, {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 1, "GPU": 4}})
-    wide = make_plan(configuration(num_workers=1, tensor_parallel=8), kind="cuda", learners=False)
-    with pytest.raises(ValueError, match=r"1 engines of 8 GPUs .*each within one node. The nodes offer a 4, b 4"):
+    wide = plan_placement(configuration(num_workers=1, tensor_parallel=8), kind="cuda", learners=False)
+    with pytest.raises(ValueError, match=r"1 engine of 8 GPUs .*each within one node. The nodes offer a 4, b 4"):
         check_fits(wide, {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8, "GPU": 4}})
 
 

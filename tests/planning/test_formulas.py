@@ -15,7 +15,7 @@ EIGHT_B = BUILT_IN["Qwen/Qwen3-8B"]
 def test_zero_shards_what_its_stage_says() -> None:
     """ZeRO's table: a model of 8 parameters on 4 ranks, bf16."""
     assert [f.weights(8, itemsize=2, zero_stage=stage, ranks=4) for stage in (1, 2, 3)] == [16, 16, 4]
-    assert [f.gradients(8, itemsize=2, zero_stage=stage, ranks=4) for stage in (1, 2, 3)] == [16, 4, 4]
+    assert [f.gradients(8, zero_stage=stage, ranks=4) for stage in (1, 2, 3)] == [32, 8, 8], "fp32: 4 bytes each"
     assert f.optimizer(8, ranks=4) == 24
     assert f.optimizer(8, ranks=1) + f.weights(8, itemsize=2, zero_stage=1, ranks=1) == 14 * 8
 
@@ -27,6 +27,11 @@ def test_kv_cache_of_one_token() -> None:
     assert f.kv_token(EIGHT_B, itemsize=2, tensor_parallel=4, pipeline_parallel=1) == token / 4
     assert f.kv_token(EIGHT_B, itemsize=2, tensor_parallel=16, pipeline_parallel=1) == token / 8
     assert f.kv_token(EIGHT_B, itemsize=2, tensor_parallel=1, pipeline_parallel=2) == token / 2
+
+
+def test_the_heads_gradient_is_written_once() -> None:
+    """151,936 x 4,096 in bf16, and nothing in fp32."""
+    assert f.head_gradient(EIGHT_B, itemsize=2) == 2 * 151_936 * 4096
 
 
 def test_logits_of_a_chunk_and_the_whole() -> None:

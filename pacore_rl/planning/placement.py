@@ -9,7 +9,7 @@ A slot is one GPU; on CPUs, room for one process. With two engines of two GPUs e
                                critic 0  critic 1   critic 2  critic 3
 
 Ray reserves one bundle of a placement group for each slot. Which node a bundle lands on is known only afterwards, so
-``make_plan`` and ``check_fits`` count, and ``seat`` shares out what was reserved.
+``plan_placement`` and ``check_fits`` count, and ``seat`` shares out what was reserved.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ class PlacementPlan:
         joint = "shared with" if self.colocated else "and"
         return f"{self.num_slots} {self.unit}: {engines}, {joint} {learners}"
 
+    def hosts(self, slots_per_host: int) -> int:
+        """The fewest hosts of ``slots_per_host`` that hold it, every engine within one of them.
+
+        Engines must fit a host at all: ``slots_per_engine`` is at most ``slots_per_host``.
+        """
+        whole_engines = slots_per_host // self.slots_per_engine
+        return max(-(-self.num_slots // slots_per_host), -(-self.num_engines // whole_engines))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
@@ -102,7 +110,7 @@ class Seats:
     """By rank."""
 
 
-def make_plan(config: Config, *, kind: DeviceKind, learners: bool = True) -> PlacementPlan:
+def plan_placement(config: Config, *, kind: DeviceKind, learners: bool = True) -> PlacementPlan:
     """The plan behind ``rollout.*``, ``actor.num_ranks`` and ``critic.num_ranks``.
 
     Args:
@@ -153,8 +161,8 @@ def check_fits(plan: PlacementPlan, nodes: Mapping[str, Mapping[str, float]]) ->
         )
     if sum(count // plan.slots_per_engine for count in slots.values()) < plan.num_engines:
         raise ValueError(
-            f"This run wants {plan.num_engines} engines of {plan.slots_per_engine} {plan.unit} "
-            "(rollout.tensor_parallel x rollout.pipeline_parallel), each within one node. The nodes offer "
+            f"This run wants {plan.num_engines} engine{'s' * (plan.num_engines != 1)} of {plan.slots_per_engine} "
+            f"{plan.unit} (rollout.tensor_parallel x rollout.pipeline_parallel), each within one node. The nodes offer "
             f"{offered}. Lower rollout.tensor_parallel or rollout.pipeline_parallel, or use larger nodes."
         )
 
@@ -192,15 +200,6 @@ def seat(plan: PlacementPlan, slots: Sequence[Slot]) -> Seats:
         actor=tuple(left[: plan.num_actor_ranks]),
         critic=tuple(left[plan.num_actor_ranks :]),
     )
-
-
-def describe(plan: PlacementPlan) -> list[str]:
-    """Lines for ``pacore-rl plan``: each kind of worker with its slots."""
-    lines = [f"{plan.arithmetic()} ({'colocated, taking turns' if plan.colocated else 'separate'})"]
-    lines.append(f"  {plan.num_engines} vLLM engines, each on {plan.slots_per_engine} {plan.unit} of one node")
-    if plan.num_actor_ranks:
-        lines.append(f"  {plan.num_actor_ranks} actor ranks and {plan.num_critic_ranks} critic ranks on DeepSpeed")
-    return lines
 
 
 def _share_hint(plan: PlacementPlan) -> str:
