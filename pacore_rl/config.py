@@ -9,19 +9,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from pacore_rl.config_base import Count, Positive, Section, Share
+from pacore_rl.config_engine import (
+    ActorConfig,
+    ClusterConfig,
+    CriticConfig,
+    LearnerConfig,
+    LoraConfig,
+    RolloutConfig,
+)
+from pacore_rl.config_rewards import CustomRewardConfig, JudgeConfig, RewardConfig
 from pacore_rl.synthesis.compaction import check_compaction
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+__all__ = [
+    "ActorConfig",
+    "ClusterConfig",
+    "Config",
+    "CriticConfig",
+    "CustomRewardConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "JudgeConfig",
+    "LearnerConfig",
+    "LoggingConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PPOConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "Section",
+    "SynthesisConfig",
+    "TrainerConfig",
+]
 
 
 class RunConfig(Section):
@@ -108,83 +131,6 @@ class SamplingConfig(Section):
     """Room that a synthesis prompt must leave for the response; whole messages are dropped until it does."""
 
 
-class JudgeConfig(Section):
-    """A language model that judges what rules cannot settle (problems whose reward is judge)."""
-
-    base_url: str | None = None
-    """An OpenAI-compatible endpoint, such as http://host:8000/v1; null: there is no judge."""
-    model: str = ""
-    """Its name of the model."""
-    api_key_variable: str = "JUDGE_API_KEY"
-    """The environment variable that holds the key, where one is needed."""
-    passes: Positive = 1
-    """Independent verdicts that must all be yes: 1 for rewards, 3 or more to select data."""
-    temperature: float = Field(default=0.6, ge=0)
-    """Above 0, so that passes with different seeds differ."""
-    max_reply_tokens: Positive = 4096
-    """Budget of one reply, its reasoning included."""
-    max_concurrent: Positive = 64
-    """Questions in flight."""
-    timeout_seconds: float = Field(default=60.0, gt=0)
-    """Longest time for one request."""
-    question_timeout_seconds: float = Field(default=600.0, gt=0)
-    """Longest time for one question, with its passes and retries."""
-    max_retries: Count = 4
-    """Of a request that meets 429, 5xx, a broken connection or a time limit."""
-    backoff_seconds: float = Field(default=1.0, gt=0)
-    """Mean wait before the first retry; it doubles with each, to a minute at most."""
-    breaker_failures: Positive = 16
-    """Failures in a row after which the endpoint counts as down."""
-    breaker_seconds: float = Field(default=30.0, gt=0)
-    """So long nothing is sent to an endpoint that is down; then one request tries it."""
-    on_error: Literal["mask", "zero", "abort"] = "mask"
-    """Where no verdict can be had: leave the response out of the batch, score it 0, or stop the run."""
-    cache_dir: Path | None = None
-    """Folder of remembered verdicts, which several processes may share; null: remembered in memory only."""
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if self.base_url is not None and not self.model:
-            raise ValueError("reward.judge.base_url is set, but reward.judge.model is not; name the model it serves.")
-        return self
-
-
-class CustomRewardConfig(Section):
-    """Reward functions of your own, package.module:function (see docs/rewards.md)."""
-
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    """Scores every problem, whatever reward its record names; null: as the record says."""
-    timeout_seconds: float = Field(default=30.0, gt=0)
-    """Longest time for one response; then the function's process is killed and the response left out of the batch."""
-    memory_gib: float = Field(default=4.0, gt=0)
-    """Address space of each of its processes."""
-    environment: tuple[str, ...] = ()
-    """Environment variables that it may see."""
-
-
-class RewardConfig(Section):
-    """Scoring."""
-
-    num_workers: Positive = 2
-    """Killable checker processes."""
-    timeout_seconds: float = Field(default=5.0, gt=0)
-    """Longest time for one answer; then its checker is killed."""
-    sandbox: Literal["auto", "bubblewrap", "landlock", "chroot"] = "auto"
-    """Where programs run; auto: the first that every attack fails against on this machine (see `pacore-rl doctor`)."""
-    unsafe_local: bool = False
-    """Run programs without a sandbox, under resource limits only: a model's code then has what you have."""
-    code_test_seconds: float = Field(default=5.0, gt=0)
-    """CPU time of one test of a program, where its problem sets no limit."""
-    code_submission_seconds: float = Field(default=60.0, gt=0)
-    """CPU time of all tests of a program; those left over count as failed."""
-    code_memory_mib: Positive = 1024
-    """Memory of one test of a program, where its problem sets no limit."""
-    max_failed_share: Share = 0.02
-    """Share of scorings in a step that may fail through our fault before the run stops."""
-    judge: JudgeConfig = JudgeConfig()
-    custom: CustomRewardConfig = CustomRewardConfig()
-
-
 class PPOConfig(Section):
     """The algorithm: Open-Reasoner-Zero's PPO, strictly on-policy by default.
 
@@ -220,110 +166,6 @@ class PPOConfig(Section):
     @property
     def rows_per_step(self) -> int:
         return self.problems_per_step * self.responses_per_problem
-
-
-class LoraConfig(Section):
-    """Low-rank adapters (peft): only they and the critic's head learn."""
-
-    rank: Positive = 32
-    """Inner size of an adapter."""
-    alpha: float = Field(default=64.0, gt=0)
-    """An adapter's output is scaled by alpha / rank."""
-    target_modules: tuple[str, ...] | None = None
-    """Names of the linear layers that get one; null: all but the heads. Experts of a mixture, stacked, get none."""
-
-
-class LearnerConfig(Section):
-    """One DeepSpeed model: the actor or the critic."""
-
-    learning_rate: float = Field(gt=0)
-    """Of Adam, after the warm-up."""
-    warmup_steps: Count = 50
-    """Iterations of linear warm-up, constant afterwards."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of Adam's two moments."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled decay of the weights (AdamW)."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """The gradient of the whole model is scaled down to this L2 norm."""
-    zero_stage: Literal[1, 2, 3] = 2
-    """What DeepSpeed shards over the ranks: 1 optimizer state, 2 gradients too, 3 weights too."""
-    num_ranks: Positive = 1
-    """Processes; one GPU each, or one CPU thread pool each."""
-    sequence_parallel: Positive = 1
-    """Ranks that share each sequence (Ulysses); num_ranks / sequence_parallel groups share out the rows."""
-    offload_optimizer: bool = False
-    """Keep Adam's moments and the fp32 weights in the host's memory."""
-    offload_parameters: bool = False
-    """Keep the weights in the host's memory too; needs zero_stage 3."""
-    lora: LoraConfig | None = None
-    """Train low-rank adapters instead of all weights."""
-    micro_batch_tokens: Positive = 32_768
-    """Tokens (prompts included) of one rank in a forward pass; a row that exceeds those of its group goes alone."""
-    logprob_chunk_tokens: Positive = 1024
-    """Log-probs are computed this many tokens at a time, so that nothing of size tokens x vocabulary is alive."""
-    gradient_checkpointing: bool | None = None
-    """Keep a layer's input only and compute the rest again in the backward pass; null does so on GPUs."""
-    offload_checkpoints: bool = False
-    """Keep those layer inputs in the host's memory; needs gradient_checkpointing."""
-    mlp_tile_tokens: Count = 0
-    """Compute the MLP of a layer this many tokens at a time, and again in the backward pass; 0: all at once."""
-
-
-class ActorConfig(LearnerConfig):
-    """The policy."""
-
-    learning_rate: float = Field(default=1e-6, gt=0)
-    """Of Adam, after the warm-up (Open-Reasoner-Zero's)."""
-
-
-class CriticConfig(LearnerConfig):
-    """The value function, started from the policy's weights with a fresh scalar head, or from a saved critic."""
-
-    path: str | None = None
-    """A saved critic to go on with; null starts from the policy's weights with a fresh head."""
-
-    learning_rate: float = Field(default=5e-6, gt=0)
-    """Of Adam, after the warm-up (Open-Reasoner-Zero's)."""
-
-
-class RolloutConfig(Section):
-    """The vLLM engines."""
-
-    num_workers: Positive = 1
-    """Engines (data parallel); requests are shared out among them."""
-    placement: Literal["separate", "colocated"] = "separate"
-    """separate: engines and learners each have their own GPUs; colocated: they take turns on the same ones."""
-    tensor_parallel: Positive = 1
-    """Processes that share each layer of one engine."""
-    pipeline_parallel: Positive = 1
-    """Processes that share the layers of one engine out."""
-    routing: Literal["auto", "static", "dynamic"] = "auto"
-    """dynamic: an engine gets its next response when it has room, the one with the fewest outstanding tokens first;
-    static: all are shared out at once, so that runs repeat digit for digit. auto: static on CPUs."""
-    max_concurrent_sequences: Positive = 256
-    """vLLM's max_num_seqs."""
-    kv_cache_gib: float = Field(default=1.0, gt=0)
-    """Memory of the KV cache of one engine on CPU."""
-    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
-    """Share of a GPU's memory that an engine takes."""
-    enforce_eager: bool = True
-    """Leave out CUDA graphs and compilation: a faster start, slower tokens."""
-    weight_transfer: Literal["auto", "gloo", "nccl", "ipc"] = "auto"
-    """auto: gloo on CPUs; on GPUs ipc where engines and learners are colocated, else nccl."""
-    sync_bucket_mib: Positive = 512
-    """Whole parameters in flight during a weight sync, on sender and receiver; a larger parameter goes alone."""
-
-
-class ClusterConfig(Section):
-    """Ray."""
-
-    address: str | None = None
-    """None starts a private cluster on this machine and stops it at the end; 'auto' or host:port joins one."""
-    cpu_threads_per_worker: Positive = 1
-    """OpenMP threads of each worker on CPUs."""
-    start_timeout_seconds: float = Field(default=600.0, gt=0)
-    """Longest time for the cluster and its workers to start."""
 
 
 class EvaluationConfig(Section):
