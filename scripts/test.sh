@@ -3,6 +3,7 @@
 # All four run even where an earlier one fails. Arguments go on to pytest: bash scripts/test.sh tests/ppo -k gae
 #
 #   PACORE_TEST_LIMIT_SECONDS  pytest is interrupted after this long; by default 2400
+#   PACORE_TEST_PROCESSES      test files that run side by side; by default 2 (much of a test is one process starting)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,6 +13,7 @@ venv=$(realpath -m "${PACORE_VENV:-.venv}")
 # DeepSpeed looks for ninja on the PATH.
 export PATH="$venv/bin:$PATH"
 limit=${PACORE_TEST_LIMIT_SECONDS:-2400}
+processes=${PACORE_TEST_PROCESSES:-2}
 
 summary=()
 failed=0
@@ -32,7 +34,8 @@ check() { # check NAME COMMAND... : run it, note how it ended
 check "ruff check" "$venv/bin/python" -m ruff check
 check "ruff format" "$venv/bin/python" -m ruff format --check
 check "pyright" "$venv/bin/python" -m pyright --pythonpath "$venv/bin/python"
-check "pytest" timeout --foreground --signal INT --kill-after 60 "$limit" "$venv/bin/python" -m pytest "$@"
+check "pytest" timeout --foreground --signal INT --kill-after 60 "$limit" "$venv/bin/python" -m pytest \
+  -n "$processes" --dist loadfile "$@"
 
 printf '\n'
 printf '%s\n' "${summary[@]}"
