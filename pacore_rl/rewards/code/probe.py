@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +37,8 @@ NUM_SANDBOXES = 2
 """Some attacks only wait for their time limit; the others go on beside them."""
 _DECOY_SECONDS = 600
 _chosen: dict[str, Backend] = {}
+_refused: dict[str, str] = {}
+"""Why no backend was chosen; in this process only, since a busy machine may be the reason."""
 _choosing = threading.Lock()
 
 
@@ -71,12 +73,18 @@ def choose_backend(wanted: SandboxChoice = "auto", *, unsafe_local: bool = False
     if unsafe_local:
         return "none"
     with _choosing:
+        if wanted in _refused:
+            raise ValueError(_refused[wanted])
         if wanted not in _chosen:
-            _chosen[wanted] = _choose(wanted)
+            try:
+                _chosen[wanted] = _choose(wanted, probe)
+            except ValueError as error:
+                _refused[wanted] = str(error)  # asked again for every program
+                raise
         return _chosen[wanted]
 
 
-def _choose(wanted: SandboxChoice) -> Backend:
+def _choose(wanted: SandboxChoice, probe: Callable[[Backend], Probe]) -> Backend:
     failures: list[str] = []
     for backend in BACKENDS if wanted == "auto" else (wanted,):
         found = probe(backend)
@@ -102,7 +110,7 @@ def probe(backend: Backend, *, fresh: bool = False) -> Probe:
         known: dict[str, Any] = json.loads(memory.read_text())
         return Probe(backend=backend, obstacle=None, leaks=tuple(map(tuple, known.pop("leaks"))), **known)
     found = run_attacks(backend)
-    if found.obstacle is None:
+    if found.holds:  # a failure may be the machine's of this moment: it is tried again by the next process
         content = {"leaks": found.leaks, "num_attacks": found.num_attacks, "seconds": found.seconds}
         write_atomically(memory, lambda file: file.write(json.dumps(content).encode()))
     return found

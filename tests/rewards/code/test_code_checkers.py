@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pacore_rl.rewards.code.checkers import CHECKERS, checker_named, choose_checker, compare
@@ -75,3 +77,11 @@ def test_an_unknown_name_lists_the_others() -> None:
 
 def test_an_output_far_too_long_is_not_read() -> None:
     assert "bytes long" in (compare(checker_named("wcmp"), b"1", b"1 " * 100_000) or "")
+
+
+def test_a_word_of_digits_takes_linear_time() -> None:
+    started = time.process_time()
+    assert compare(checker_named("rcmp6"), b"1.0 " * 50_000, b"1" * 200_000 + b"x") is not None
+    assert compare(checker_named("rcmp6"), b"1" * 200_000, b"1" * 200_000 + b"x") is not None
+    assert compare(checker_named("rcmp6"), b"1.0", b"1" * 60_000) is not None  # infinite, and not read as such
+    assert time.process_time() - started < 0.5

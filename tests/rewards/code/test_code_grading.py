@@ -8,7 +8,7 @@ import pytest
 
 from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.code.building import cpp_complaint
-from pacore_rl.rewards.code.grading import Budget, Grade, grade
+from pacore_rl.rewards.code.grading import Budget, Grade, _wrong_result, grade, limits_of
 from pacore_rl.rewards.code.probe import choose_backend
 from pacore_rl.rewards.code.source import Program
 from pacore_rl.rewards.code.suite import CheckerProgram, Language, TestCase, TestSuite
@@ -71,6 +71,30 @@ def test_function_calls_are_compared_outside() -> None:
     assert graded("def pair(xs, d):\n    import os; os._exit(0)", suite).passed == 0
 
 
+HOSTILE_RESULTS = {
+    "an integer beyond every decimal": ("1.5", str(10**400)),
+    "an integer too long to show": ("1", '{"i": "0x' + "f" * 5000 + '"}'),
+    "a complex number of nothing": ("1", '{"c": []}'),
+    "a decimal of an integer": ("1", '{"f": 1' + "0" * 400 + "}"),
+    "a dict with such a key": ('{"a": 1}', '{"d": [[{"i": "0x' + "f" * 5000 + '"}, 1]]}'),
+    "a truth for a number": ("1.0", "true"),
+    "a number for a truth": ("true", "1"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_RESULTS)
+def test_no_result_is_more_than_wrong(name: str) -> None:
+    """Straight from the pipe: a program may write there what it likes."""
+    expected, result = HOSTILE_RESULTS[name]
+    assert _wrong_result(json.loads(expected), result.encode())
+
+
+def test_a_problem_cannot_ask_for_more_than_a_submission_may_cost() -> None:
+    suite = TestSuite(tests=SUM.tests, time_limit_seconds=2000.0, memory_limit_mib=1 << 20)
+    limits = limits_of(suite, Program(language="python", source=ADD), Budget())
+    assert (limits.cpu_seconds, limits.memory_mib) == (60.0, 2048)
+
+
 def test_checks_never_share_a_process_with_the_code() -> None:
     check = "def check(candidate):\n    secret = 'EXPECTED'\n    assert candidate((1, 2), {3}) == ({3}, 1.5)\n"
     suite = TestSuite(kind="check", fn_name="f", tests=(TestCase(input=check, output=""),))
@@ -102,6 +126,8 @@ def test_checker_programs() -> None:
     assert graded("print('x')", suite).passed == 0
     partial = CheckerProgram(language="python", source="import sys\nprint('points 0.25')\nsys.exit(7)")
     assert graded("print(1)", TestSuite(tests=suite.tests, checker_program=partial)).passed == 0.5
+    chatty = CheckerProgram(language="python", source="import sys\nprint('test 3 of 4')\nsys.exit(7)")
+    assert graded("print(1)", TestSuite(tests=suite.tests, checker_program=chatty)).outcome == "failed"
     crashing = CheckerProgram(language="python", source="1 / 0")
     assert graded("print(1)", TestSuite(tests=suite.tests, checker_program=crashing)).outcome == "failed"
 
@@ -163,6 +189,11 @@ def test_tests_that_cannot_be_used_are_told_at_load() -> None:
         "crashes": TestSuite(tests=tests, checker_program=CheckerProgram(language="python", source="1 / 0")),
         "refuses": TestSuite(tests=tests, checker_program=CheckerProgram(language="python", source="exit(1)")),
     }
+    bad["broken"] = TestSuite(kind="check", fn_name="f", tests=(TestCase(input="assert f(", output=""),))
+    bad["set-up"] = TestSuite(
+        kind="check", fn_name="f", setup="Write f.", tests=(TestCase(input="assert f()", output=""),)
+    )
+    bad["arguments"] = TestSuite(kind="function", fn_name="f", tests=(TestCase(input="1", output="1"),))
     problems = [problem(SUM, "good"), *(problem(suite, name) for name, suite in bad.items())]
     problems.append(
         Problem(id="empty", conversation=problems[0].conversation, ground_truth=json.dumps([]), reward="code")
@@ -172,3 +203,5 @@ def test_tests_that_cannot_be_used_are_told_at_load() -> None:
     assert "unknown checker 'wcpm'" in found["unknown"]
     assert "refuses the expected output of test 1 itself" in found["refused"]
     assert "the checker program failed" in found["crashes"]
+    assert "test 1 cannot be read" in found["broken"]
+    assert "set-up" in found["set-up"] and "no list" in found["arguments"]
