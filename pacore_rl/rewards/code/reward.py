@@ -122,9 +122,12 @@ def _answer(question: Question, tools: Tools) -> Verdict:
         return failed(str(error), answer=None if language == _INSPECTION else fingerprint(program))
     try:
         if language == _INSPECTION:
-            complaint = inspect_suite(suite, backend)
+            with tools.sandboxes.owning():
+                complaint = inspect_suite(suite, backend)
             return wrong("", complaint) if complaint else right("", "its tests can be used")
-        return verdict_of(program, grade(program, suite, backend, budget_of(config)), time.monotonic() - started)
+        with tools.sandboxes.owning():
+            graded = grade(program, suite, backend, budget_of(config))
+        return verdict_of(program, graded, time.monotonic() - started)
     except Exception as error:  # behind this line is what a sandbox wrote: no row of it may end a run
         _logger.exception("a program could not be graded")
         reason = f"{type(error).__name__}: {error}"[:300]

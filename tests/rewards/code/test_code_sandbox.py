@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from pacore_rl.rewards.code import backends, probe, seccomp
 from pacore_rl.rewards.code.attacks import ATTACKS
 from pacore_rl.rewards.code.backends import BACKENDS, Backend
-from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox
+from pacore_rl.rewards.code.building import machine_failure
+from pacore_rl.rewards.code.sandbox import Limits, OpenSandboxes, Run, Sandbox, SandboxError
 from pacore_rl.rewards.code.stage import shared_folder, stage
 
 NOBODY = 65_534
@@ -162,3 +164,30 @@ def test_each_limit_has_its_name(sandbox: Sandbox) -> None:
     assert run(sandbox, "x = bytearray(1 << 28)", limits=tight).ending == "memory limit"
     flood = run(sandbox, "while True: print('x' * 65536)", limits=tight)
     assert flood.ending == "output limit" and len(flood.output) == 1 << 20
+
+
+def test_a_machine_that_fails_the_compiler_is_no_programs_fault() -> None:
+    killed = "g++-12-5d41: fatal error: Killed signal terminated program cc1plus\ncompilation terminated.\n"
+    assert machine_failure(killed, "g++-12-5d41") == killed.splitlines()[0]
+    forged = "solution.cpp:1:15: error: static assertion failed: \n" + killed
+    assert machine_failure(forged, "g++-12-9a7c") is None
+
+
+def test_closing_a_scorer_ends_its_sandboxes() -> None:
+    owner = OpenSandboxes()
+    with owner.owning(), Sandbox(probe.choose_backend()) as opened:
+        assert opened.load(b"import time; time.sleep(30)") is None
+        threading.Timer(0.5, owner.close).start()
+        started = time.monotonic()
+        with pytest.raises(SandboxError):
+            opened.run(Run(), Limits())
+        assert time.monotonic() - started < 5
+        with pytest.raises(SandboxError, match="the scorer was closed"):
+            Sandbox(probe.choose_backend())
+
+
+def test_a_runner_killed_from_outside_is_no_programs_fault() -> None:
+    with Sandbox(probe.choose_backend()) as opened:
+        opened.kill()
+        with pytest.raises(SandboxError):
+            opened.load(b"print(1)")
