@@ -19,7 +19,7 @@ from pacore_rl.rewards.code import backends
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
 from pacore_rl.rewards.code.source import Program
-from pacore_rl.rewards.code.stage import stage
+from pacore_rl.rewards.code.stage import run_folder, stage
 
 CPP_FLAGS = ("-O2", "-std=gnu++17", "-w", "-pipe")
 SPARE_BYTES = 256 << 20
@@ -166,7 +166,7 @@ def _compiler() -> str | None:
         return None
     folder = stage().root / "cpp" / "bits"
     if not folder.is_dir():
-        building = Path(tempfile.mkdtemp(dir=stage().root.parent, prefix=".building-"))
+        building = Path(tempfile.mkdtemp(dir=run_folder(), prefix="building-"))
         (building / "bits").mkdir()
         header = building / "header.hpp"
         header.write_text("#include <bits/stdc++.h>\n")

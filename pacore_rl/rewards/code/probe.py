@@ -28,7 +28,7 @@ from pacore_rl.rewards.code import attacks, backends
 from pacore_rl.rewards.code.attacks import ATTACKS, Attack
 from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
-from pacore_rl.rewards.code.stage import shared_folder, stage
+from pacore_rl.rewards.code.stage import run_folder, shared_folder, stage
 
 SandboxChoice = Literal["auto", "bubblewrap", "landlock", "chroot"]
 LIMITS = Limits(cpu_seconds=1.0, wall_factor=1.0, memory_mib=256, output_mib=2)
@@ -208,7 +208,7 @@ def _bait(uid: int | None) -> Iterator[_Bait]:
     """Set it out, readable to all, and take it away again."""
     secret, expected = f"SECRET-{secrets.token_hex(8)}", f"EXPECTED-{secrets.token_hex(8)}"
     with ExitStack() as stack:
-        top = Path(tempfile.mkdtemp(prefix=f"pacore-rl-bait-{os.getpid()}-"))
+        top = Path(tempfile.mkdtemp(dir=run_folder(), prefix="bait-"))
         stack.callback(shutil.rmtree, top, ignore_errors=True)
         folder = top / "host"
         folder.mkdir()

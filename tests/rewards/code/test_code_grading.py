@@ -8,7 +8,7 @@ import pytest
 
 from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.code.building import cpp_complaint
-from pacore_rl.rewards.code.grading import Budget, Grade, _wrong_result, grade, limits_of
+from pacore_rl.rewards.code.grading import Budget, Grade, grade
 from pacore_rl.rewards.code.probe import choose_backend
 from pacore_rl.rewards.code.source import Program
 from pacore_rl.rewards.code.suite import CheckerProgram, Language, TestCase, TestSuite
@@ -19,6 +19,9 @@ from pacore_rl.types import Problem, Turn
 SUM = TestSuite(tests=tuple(TestCase(input=f"{n} 2\n", output=f"{n + 2}\n") for n in range(8)))
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 CPP_ADD = "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }"
+
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def graded(source: str, suite: TestSuite = SUM, language: Language = "python", **budget: float) -> Grade:
@@ -69,30 +72,6 @@ def test_function_calls_are_compared_outside() -> None:
     assert graded("def pair(xs, d): return [3, {'b': 2}]", suite).passed == 1
     assert graded("def other(xs, d): return 1", suite).reason.endswith("the code defines no function pair")
     assert graded("def pair(xs, d):\n    import os; os._exit(0)", suite).passed == 0
-
-
-HOSTILE_RESULTS = {
-    "an integer beyond every decimal": ("1.5", str(10**400)),
-    "an integer too long to show": ("1", '{"i": "0x' + "f" * 5000 + '"}'),
-    "a complex number of nothing": ("1", '{"c": []}'),
-    "a decimal of an integer": ("1", '{"f": 1' + "0" * 400 + "}"),
-    "a dict with such a key": ('{"a": 1}', '{"d": [[{"i": "0x' + "f" * 5000 + '"}, 1]]}'),
-    "a truth for a number": ("1.0", "true"),
-    "a number for a truth": ("true", "1"),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE_RESULTS)
-def test_no_result_is_more_than_wrong(name: str) -> None:
-    """Straight from the pipe: a program may write there what it likes."""
-    expected, result = HOSTILE_RESULTS[name]
-    assert _wrong_result(json.loads(expected), result.encode())
-
-
-def test_a_problem_cannot_ask_for_more_than_a_submission_may_cost() -> None:
-    suite = TestSuite(tests=SUM.tests, time_limit_seconds=2000.0, memory_limit_mib=1 << 20)
-    limits = limits_of(suite, Program(language="python", source=ADD), Budget())
-    assert (limits.cpu_seconds, limits.memory_mib) == (60.0, 2048)
 
 
 def test_checks_never_share_a_process_with_the_code() -> None:
