@@ -151,13 +151,14 @@ def test_there_are_many() -> None:
 
 @pytest.fixture(scope="module")
 def verdicts(scorer: LocalScorer) -> dict[str, Verdict]:
-    """All of them, asked at once, with the time that each may take."""
+    """All of them, asked at once; none takes longer than it may."""
     patience = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # of a machine that others use too
     started = time.monotonic()
     items = [(problem(TRUTH), boxed(answer), "stopped") for answer in HOSTILE]
     found = scorer.score(items).result()  # type: ignore[arg-type]
     rounds = len(HOSTILE) / scorer._config.num_workers
     assert time.monotonic() - started < LIMIT_SECONDS * rounds * patience
+    assert max(verdict.seconds for verdict in found) < LIMIT_SECONDS * patience
     return dict(zip(HOSTILE, found, strict=True))
 
 
@@ -186,7 +187,7 @@ def test_checkers_cannot_take_more_memory(scorer: LocalScorer) -> None:
         assert line.split()[3:5] == [str(MEMORY_BYTES)] * 2
 
 
-@pytest.mark.parametrize("answer", [*TOWERS[:8], *FACTORIALS[:6], *OPERATORS[:4], *DEEP[:4]])
+@pytest.mark.parametrize("answer", [*TOWERS[:7], *FACTORIALS[:6], *OPERATORS[:4], *DEEP[:4]])
 def test_most_are_refused_unread(answer: str) -> None:
     started = time.process_time()
     assert guard.refusal(answer) is not None

@@ -1,7 +1,7 @@
 """When an output is right: testlib's comparisons by their names, and the choice among them where the data names none.
 
 Each takes the expected output and the program's, and says what is wrong, or None. They run on our side of the sandbox
-on whatever a program wrote, so each is linear in its length, and nothing is evaluated.
+on whatever a program wrote, so no pattern backtracks over its length, and nothing is evaluated.
 """
 
 from __future__ import annotations
