@@ -110,8 +110,9 @@ def test_a_recipe_may_name_it_for_all_problems() -> None:
 
 def test_what_cannot_be_loaded_is_said_at_load() -> None:
     good, bad = problem("3", "own_rewards:half"), problem("3", "own_rewards:missing")
-    ((found, reason),) = check_ground_truths([good, bad])
-    assert found == bad and "cannot be loaded" in reason and "missing" in reason
+    ((found, reason), (again, shorter)) = check_ground_truths([good, bad, bad])
+    assert found == again == bad and "cannot be loaded" in reason and "missing" in reason
+    assert "as told of the first problem" in shorter  # once, not once a problem
     ((_, reason),) = check_ground_truths([problem("3", "no_such_package.rewards:score")])
     assert "No module named 'no_such_package'" in reason
     with pytest.raises(ValueError, match="does not name a function"):

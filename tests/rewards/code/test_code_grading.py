@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -142,6 +144,19 @@ def test_a_failure_of_ours_is_no_zero() -> None:
     finally:
         scorer.close()
     assert verdict.outcome == "sandbox_error" and "exit code 3" in verdict.reason
+
+
+def test_closing_a_scorer_does_not_wait_for_its_programs() -> None:
+    before = set(threading.enumerate())
+    scorer = LocalScorer(RewardConfig(num_workers=1, code_test_seconds=30.0), "")
+    pending = scorer.score([(problem(SUM), "```\nwhile True: pass\n```", "stopped")])
+    time.sleep(1.0)
+    started = time.monotonic()
+    scorer.close()
+    assert time.monotonic() - started < 5
+    (verdict,) = pending.result()
+    assert verdict.outcome == "sandbox_error" and "closed" in verdict.reason
+    assert set(threading.enumerate()) <= before
 
 
 FORGERIES = {
