@@ -12,7 +12,7 @@ from pacore_rl.types import Problem, Verdict
 
 if TYPE_CHECKING:
     from pacore_rl.rewards.checker_pool import CheckerPool
-    from pacore_rl.rewards.code.sandbox import OpenSandboxes
+    from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
     from pacore_rl.rewards.functions import FunctionPools
     from pacore_rl.rewards.judge_client import Judge
 

@@ -19,7 +19,7 @@ from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.base import Question, Tools, failed, unparsed
 from pacore_rl.rewards.checker_pool import CheckerPool
 from pacore_rl.rewards.children import START_SECONDS
-from pacore_rl.rewards.code.sandbox import OpenSandboxes
+from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
 from pacore_rl.rewards.extract import message_of
 from pacore_rl.rewards.functions import FunctionPools
 from pacore_rl.rewards.judge_client import Judge

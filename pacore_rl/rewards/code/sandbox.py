@@ -13,11 +13,9 @@ import select
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +23,7 @@ from typing import Any, Literal, Self
 
 from pacore_rl.rewards.code import backends
 from pacore_rl.rewards.code.backends import Backend
+from pacore_rl.rewards.code.open_sandboxes import current_owner
 from pacore_rl.rewards.code.runner import STARVED_FACTOR
 from pacore_rl.rewards.code.stage import stage
 
@@ -43,44 +42,6 @@ _MIB = 1 << 20
 
 class SandboxError(RuntimeError):
     """The sandbox failed, whatever the program in it was: a failure of ours."""
-
-
-class OpenSandboxes:
-    """The sandboxes of one scorer: closing it ends them, and lets no other start."""
-
-    def __init__(self) -> None:
-        self.is_closed = False
-        self._lock = threading.Lock()
-        self._open: set[Sandbox] = set()
-
-    @contextmanager
-    def owning(self) -> Iterator[None]:
-        """Sandboxes that this thread starts in the ``with`` block belong here."""
-        before = _owner.set(self)
-        try:
-            yield
-        finally:
-            _owner.reset(before)
-
-    def add(self, sandbox: Sandbox) -> None:
-        with self._lock:
-            if self.is_closed:
-                raise SandboxError("the scorer was closed")
-            self._open.add(sandbox)
-
-    def discard(self, sandbox: Sandbox) -> None:
-        with self._lock:
-            self._open.discard(sandbox)
-
-    def close(self) -> None:
-        """Whoever waits for a sandbox gets a ``SandboxError``. Safe to call twice."""
-        with self._lock:
-            self.is_closed = True
-            for sandbox in self._open:
-                sandbox.kill()
-
-
-_owner: ContextVar[OpenSandboxes | None] = ContextVar("owner", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +100,7 @@ class Sandbox:
     ) -> None:
         """``uid``: the user that ``box`` belongs to (see ``backends.next_uid``); None chooses one."""
         self._backend: Backend = backend
-        self._owner = _owner.get()
+        self._owner = current_owner()
         self._process: subprocess.Popen[bytes] | None = None
         uid = backends.next_uid() if uid is None else uid
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -172,8 +133,8 @@ class Sandbox:
             start_new_session=True,
             **as_user,
         )
-        if self._owner is not None:
-            self._owner.add(self)
+        if self._owner is not None and not self._owner.add(self):
+            raise SandboxError("the scorer was closed")
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,8 @@ from pacore_rl.rewards.code import backends, probe, seccomp
 from pacore_rl.rewards.code.attacks import ATTACKS
 from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.building import machine_failure
-from pacore_rl.rewards.code.sandbox import Limits, OpenSandboxes, Run, Sandbox, SandboxError
+from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
+from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
 from pacore_rl.rewards.code.stage import run_folder, stage, sweep
 
 NOBODY = 65_534
