@@ -12,6 +12,7 @@ from pacore_rl.types import Problem, Verdict
 
 if TYPE_CHECKING:
     from pacore_rl.rewards.checker_pool import CheckerPool
+    from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
     from pacore_rl.rewards.functions import FunctionPools
     from pacore_rl.rewards.judge_client import Judge
 
@@ -38,6 +39,7 @@ class Tools:
     checkers: CheckerPool
     functions: FunctionPools
     judge: Judge
+    sandboxes: OpenSandboxes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

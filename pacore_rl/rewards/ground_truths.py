@@ -41,6 +41,7 @@ def _inspect(
     if name not in unready:
         unready[name] = None if reward.unready is None else reward.unready(config)
     if (complaint := unready[name]) is not None:
+        unready[name] = f"reward {name!r} cannot be used, as told of the first problem that asks for it"
         return complaint
     finding = None if reward.inspect_ground_truth is None else reward.inspect_ground_truth(problem.ground_truth)
     return scorer.ask(finding) if isinstance(finding, Question) else finding

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 from functools import lru_cache
 
-from pacore_rl.config import RewardConfig
 from pacore_rl.rewards import exact, functions, judge, maths
 from pacore_rl.rewards.base import Reward
 from pacore_rl.rewards.code import reward as code
@@ -20,14 +19,6 @@ REWARDS: dict[str, Reward] = {
     "math": maths.REWARD,
     "code": code.REWARD,
 }
-
-
-def validate_reward(name: str) -> None:
-    """Raise ``ValueError`` unless ``name`` is a reward, or a function that can be loaded (in a process of its own)."""
-    unready = reward_of(name).unready
-    complaint = unready(RewardConfig()) if unready is not None and ":" in name else None
-    if complaint is not None:
-        raise ValueError(complaint)
 
 
 @lru_cache(maxsize=256)

@@ -19,6 +19,7 @@ from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.base import Question, Tools, failed, unparsed
 from pacore_rl.rewards.checker_pool import CheckerPool
 from pacore_rl.rewards.children import START_SECONDS
+from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
 from pacore_rl.rewards.extract import message_of
 from pacore_rl.rewards.functions import FunctionPools
 from pacore_rl.rewards.judge_client import Judge
@@ -73,6 +74,7 @@ class LocalScorer:
             checkers=CheckerPool(config.timeout_seconds),
             functions=FunctionPools(config.custom),
             judge=Judge(config.judge),
+            sandboxes=OpenSandboxes(),
         )
         self._threads = ThreadPoolExecutor(config.num_workers, thread_name_prefix="scorer")
         self._lock = threading.Lock()
@@ -111,6 +113,7 @@ class LocalScorer:
         self._tools.checkers.close()
         self._tools.functions.close()
         self._tools.judge.close()
+        self._tools.sandboxes.close()
         self._threads.shutdown(wait=True)
 
     def _score(self, problem: Problem, response: str, finish: Finish) -> _Slot:

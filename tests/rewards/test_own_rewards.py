@@ -15,7 +15,7 @@ from reward_helpers import children_of, problem, wait_until_dead
 
 from pacore_rl.config import CustomRewardConfig, RewardConfig
 from pacore_rl.rewards.ground_truths import check_ground_truths
-from pacore_rl.rewards.registry import validate_reward
+from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.types import Verdict
 
@@ -110,12 +110,13 @@ def test_a_recipe_may_name_it_for_all_problems() -> None:
 
 def test_what_cannot_be_loaded_is_said_at_load() -> None:
     good, bad = problem("3", "own_rewards:half"), problem("3", "own_rewards:missing")
-    ((found, reason),) = check_ground_truths([good, bad])
-    assert found == bad and "cannot be loaded" in reason and "missing" in reason
-    with pytest.raises(ValueError, match="No module named 'no_such_package'"):
-        validate_reward("no_such_package.rewards:score")
+    ((found, reason), (again, shorter)) = check_ground_truths([good, bad, bad])
+    assert found == again == bad and "cannot be loaded" in reason and "missing" in reason
+    assert "as told of the first problem" in shorter  # once, not once a problem
+    ((_, reason),) = check_ground_truths([problem("3", "no_such_package.rewards:score")])
+    assert "No module named 'no_such_package'" in reason
     with pytest.raises(ValueError, match="does not name a function"):
-        validate_reward("a b:c")
+        reward_of("a b:c")
 
 
 def test_the_documented_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

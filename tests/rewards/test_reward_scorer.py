@@ -16,7 +16,7 @@ from pacore_rl.config import RewardConfig
 from pacore_rl.interfaces import Scorer
 from pacore_rl.rewards.checker_pool import CheckerPool
 from pacore_rl.rewards.ground_truths import check_ground_truths
-from pacore_rl.rewards.registry import validate_reward
+from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.types import Finish, Problem, Verdict
 
@@ -219,12 +219,10 @@ assert not heavy, heavy
 
 
 def test_unknown_rewards_are_refused_with_the_nearest_name(scorer: LocalScorer) -> None:
-    validate_reward("exact")
-    validate_reward("math")
     with pytest.raises(ValueError, match="did you mean 'math'"):
-        validate_reward("maths")
-    with pytest.raises(ValueError, match="'exact', 'math'"):
-        validate_reward("zzz")
+        reward_of("maths")
+    with pytest.raises(ValueError, match="'exact', 'judge', 'math', 'code'"):
+        reward_of("zzz")
     with pytest.raises(ValueError, match="unknown reward"):
         scorer.score([item("3", "3", "exakt")])
 

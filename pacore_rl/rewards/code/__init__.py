@@ -8,6 +8,7 @@
 
     sandbox.py    one sandbox per submission (our side)     runner.py    a fork per test (inside)
     backends.py   bubblewrap, Landlock, chroot, or refusal  jail.py      Landlock, chroot, limits (inside)
+    open_sandboxes.py   those of a scorer, which end with it
     stage.py      what a sandbox can see                    seccomp.py   which system calls a program has (inside)
     attacks.py    programs that try to get out              probe.py     runs them before a backend is trusted
 

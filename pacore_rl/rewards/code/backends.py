@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pacore_rl.rewards.code import jail, seccomp
-from pacore_rl.rewards.code.stage import Stage
+from pacore_rl.rewards.code.stage import Stage, run_folder
 
 Backend = Literal["bubblewrap", "landlock", "chroot", "none"]
 BACKENDS: tuple[Backend, ...] = ("bubblewrap", "landlock", "chroot")
@@ -34,6 +34,8 @@ SPARE_TASKS = 1024
 """The same where the user's other processes count as well."""
 FIRST_UID, NUM_UIDS = 61_184, 2_000
 """Users of sandboxes when we are root: numbers that distributions leave to short-lived services."""
+RESERVED_UIDS = 1_000
+"""Of a container with fewer numbers, the first are its own users."""
 
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/lib32", "/bin")
 """What a compiler sees."""
@@ -111,7 +113,7 @@ def command_of(
 
 def make_box(backend: Backend, stage: Stage, uid: int | None) -> Path:
     """A folder for one submission's files, of the user of its sandbox, under a name that nobody guesses."""
-    place = stage.root / "tmp" if backend == "chroot" else stage.root.parent
+    place = run_folder(stage.root / "tmp" if backend == "chroot" else None)
     box = Path(tempfile.mkdtemp(dir=place, prefix="box-"))
     if uid is not None:
         os.chown(box, uid, uid)
@@ -164,14 +166,15 @@ def next_uid() -> int | None:
 
 @lru_cache(maxsize=1)
 def _free_uids() -> tuple[int, int]:
-    """In a container only some numbers may exist: then the customary nobody has to do."""
+    """In a container only some numbers may exist: then the last of them, or nobody where there are few."""
     ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
     if any(inside <= FIRST_UID and FIRST_UID + NUM_UIDS <= inside + count for inside, _, count in ranges):
         return FIRST_UID, NUM_UIDS
-    return 65_534, 1
+    count, inside = max((count, inside) for inside, _, count in ranges)
+    number = min(NUM_UIDS, count - RESERVED_UIDS)
+    return (inside + count - number, number) if number > 0 else (65_534, 1)
 
 
-@lru_cache(maxsize=1)
 def _num_tasks_of_user() -> int:
     """Threads of this user that run now."""
     total = 0

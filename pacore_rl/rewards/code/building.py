@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -18,13 +19,16 @@ from pacore_rl.rewards.code import backends
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
 from pacore_rl.rewards.code.source import Program
-from pacore_rl.rewards.code.stage import stage
+from pacore_rl.rewards.code.stage import run_folder, stage
 
 CPP_FLAGS = ("-O2", "-std=gnu++17", "-w", "-pipe")
+SPARE_BYTES = 256 << 20
+"""With less of its disk free, a compiler that finds no space may be believed."""
 BUILD_LIMITS = Limits(cpu_seconds=20.0, wall_factor=3.0, memory_mib=2048, output_mib=128)
 TOOL_SECONDS = 600.0
 _looking = threading.Lock()
 _IMPORT = re.compile(r"^[ \t]*(?:from|import)[ \t]+([A-Za-z_0-9, \t]+)", re.MULTILINE)
+_MACHINE_FAILURE = re.compile(r"Killed signal terminated program|cannot fork|fork: Resource temporarily unavailable")
 _MAIN = "int main() { return 0; }\n"
 
 
@@ -87,9 +91,16 @@ def _compile(source: str, backend: Backend, box: Path, uid: int | None) -> float
         os.chown(file, uid, uid)
     with Sandbox(backend, box=box, is_build=True, uid=uid) as sandbox:
         folder = sandbox.command.box
-        argv = (compiler, *CPP_FLAGS, *_link_flags(compiler), f"-I{sandbox.command.root}/cpp")
+        name = f"{os.path.basename(compiler)}-{secrets.token_hex(8)}"
+        argv = (
+            f"{os.path.dirname(compiler)}/{name}",
+            *CPP_FLAGS,
+            *_link_flags(compiler),
+            f"-I{sandbox.command.root}/cpp",
+        )
         run = Run(
             profile="build",
+            executable=compiler,
             argv=(*argv, "solution.cpp", "-o", "solution"),
             environment={"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": folder, "LC_ALL": "C"},
             folder=folder,
@@ -97,10 +108,26 @@ def _compile(source: str, backend: Backend, box: Path, uid: int | None) -> float
         ran = sandbox.run(run, BUILD_LIMITS)
     if ran.ending == "ended" and (box / "solution").is_file():
         return ran.cpu_seconds
-    if ran.ending == "timeout":
+    is_used_up = ran.cpu_seconds > 0.8 * BUILD_LIMITS.cpu_seconds
+    if ran.ending == "timeout" and not is_used_up:
+        raise SandboxError(f"the compiler got {ran.cpu_seconds:.1f} s of CPU time in {ran.wall_seconds:.0f} s")
+    if not is_used_up and (failure := machine_failure(ran.error, name)):
+        raise SandboxError(f"the compiler failed: {failure}")
+    if "No space left on device" in ran.error and shutil.disk_usage(box).free < SPARE_BYTES:
+        raise SandboxError(f"the compiler failed: no space left on the device of {box.parent}")
+    if ran.ending == "timeout" or (is_used_up and "Killed signal" in ran.error):
         raise CompileError(f"not compiled within {BUILD_LIMITS.cpu_seconds:g} s of CPU time")
     errors = [line for line in ran.error.splitlines() if "error" in line] or ran.error.splitlines()[-1:]
     raise CompileError(errors[0][:300] if errors else f"the compiler ended with {ran.exit_code}")
+
+
+def machine_failure(error: str, name: str) -> str | None:
+    """The line in which the compiler, called ``name``, says that this machine failed it; None where there is none.
+
+    A program can have any line printed (``static_assert(false, "...")``), but does not know the name.
+    """
+    lines = [line for line in error.splitlines() if line.startswith(f"{name}: ")]
+    return next((line[:300] for line in lines if _MACHINE_FAILURE.search(line)), None)
 
 
 def cpp_compiler(backend: Backend) -> str:
@@ -139,7 +166,7 @@ def _compiler() -> str | None:
         return None
     folder = stage().root / "cpp" / "bits"
     if not folder.is_dir():
-        building = Path(tempfile.mkdtemp(dir=stage().root.parent, prefix=".building-"))
+        building = Path(tempfile.mkdtemp(dir=run_folder(), prefix="building-"))
         (building / "bits").mkdir()
         header = building / "header.hpp"
         header.write_text("#include <bits/stdc++.h>\n")

@@ -1,7 +1,8 @@
 """Checker programs: a problem's own judge of outputs, run in a sandbox that never holds a submission.
 
 Called as testlib's are, ``checker input output answer``. Exit codes: 0 right; 1, 2 (and 8) wrong; 7 partly right, with
-the share as the first number it writes; Kattis's 42 right and 43 wrong. Anything else is the checker's own failure.
+the share after the word ``points``, or else at the start of what it writes; Kattis's 42 right and 43 wrong. Anything
+else is the checker's own failure.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from pacore_rl.rewards.code.suite import CheckerProgram
 LIMITS = Limits(cpu_seconds=10.0, memory_mib=1024, output_mib=4)
 RIGHT, WRONG, PARTIAL = (0, 42), (1, 2, 8, 43), 7
 _FILES = ("input.txt", "output.txt", "answer.txt")
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
+_NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_POINTS = (re.compile(rf"\bpoints\s+{_NUMBER}"), re.compile(rf"\s*{_NUMBER}"))
+"""Where a share stands: after testlib's word for it, else at the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,8 @@ class ExternalChecker:
         is_crash = ran.ending in ("timeout", "memory limit", "output limit") or "Traceback" in ran.error
         if not is_crash and ran.exit_code in WRONG:
             return 0.0, said or "the checker refused it"
-        if not is_crash and ran.exit_code == PARTIAL and (number := _NUMBER.search(said)):
-            return min(1.0, float(number[0])), said
+        if not is_crash and ran.exit_code == PARTIAL and (found := _POINTS[0].search(said) or _POINTS[1].match(said)):
+            return min(1.0, float(found[1])), said
         if output != answer and self.share(given, answer, answer)[0] == 1:
             return 0.0, f"the checker cannot read it ({said})"  # and is sound otherwise: no failure of ours
         raise SandboxError(f"the checker program failed ({ran.ending}, exit code {ran.exit_code}): {said}")

@@ -27,6 +27,8 @@ ATTEMPTS = 2
 FLOAT_TOLERANCE = 1e-6
 """Absolute or relative, of a called function's decimal results."""
 MAX_RESULT_BYTES = 4 << 20
+MAX_MEMORY_MIB = 2048
+"""However much a problem allows."""
 CHECK_LIMITS = Limits(cpu_seconds=10.0, wall_factor=6.0, memory_mib=1024)
 _MAX_DEPTH = 100
 
@@ -106,12 +108,15 @@ def grade(program: Program, suite: TestSuite, backend: Backend, budget: Budget |
 
 
 def limits_of(suite: TestSuite, program: Program, budget: Budget) -> Limits:
-    """The problem's own limits, which are made for compiled programs on a judge's machine, doubled for Python."""
+    """The problem's own limits, which are made for compiled programs on a judge's machine, doubled for Python; never
+    more than a submission may cost."""
     factor = 2.0 if program.language == "python" else 1.0
-    seconds = suite.time_limit_seconds
+    seconds, memory_mib = suite.time_limit_seconds, suite.memory_limit_mib
+    cpu_seconds = budget.test_seconds if seconds is None else max(1.0, factor * seconds)
+    most_mib = max(MAX_MEMORY_MIB, budget.memory_mib)
     return Limits(
-        cpu_seconds=budget.test_seconds if seconds is None else max(1.0, factor * seconds),
-        memory_mib=budget.memory_mib if suite.memory_limit_mib is None else max(256, suite.memory_limit_mib),
+        cpu_seconds=min(cpu_seconds, budget.submission_seconds),
+        memory_mib=budget.memory_mib if memory_mib is None else min(max(256, memory_mib), most_mib),
     )
 
 
@@ -224,16 +229,20 @@ class _CheckedTests(_Opened):
 
     def __enter__(self) -> _Test:
         sandbox = self.stack.enter_context(Sandbox(self.backend))
-        complaint = sandbox.load(self.suite.setup.encode(), prelude=True)
+        complaint = sandbox.load(self.suite.setup.encode(errors="surrogatepass"), prelude=True)
         if complaint:
             raise SandboxError(f"the tests' own set-up does not compile: {complaint}")
         name = self.suite.fn_name
 
+        called_seconds = 0.0
+
         def answer_call(line: bytes) -> bytes:
+            nonlocal called_seconds
             if self.tally.stop:
                 return b"!"
             ran = self.ready.sandbox.run(Run(call=f"function {name}"), self.limits, arguments=line)
             self.tally.spend(ran, self.limits)
+            called_seconds += ran.wall_seconds
             is_usable = ran.ending == "ended" and ran.result and len(ran.result) <= MAX_RESULT_BYTES
             failures.append(_misfortune(ran) or "")
             return ran.result if is_usable else b"!"
@@ -241,14 +250,18 @@ class _CheckedTests(_Opened):
         failures: list[str] = []
 
         def test(case: TestCase) -> tuple[float, str | None]:
+            nonlocal called_seconds
             failures.clear()
-            ran = sandbox.run(
-                Run(call=f"check {name}"), CHECK_LIMITS, stdin=case.input.encode(), answer_call=answer_call
-            )
+            called_seconds = 0.0
+            given = case.input.encode(errors="surrogatepass")
+            ran = sandbox.run(Run(call=f"check {name}"), CHECK_LIMITS, stdin=given, answer_call=answer_call)
             if ran.ending == "ended" and failures:
                 return 1.0, None
             if not failures:
                 raise SandboxError(f"a test ended before it called {name}: {_last_line(ran.error)}")
+            is_starved = ran.ending == "timeout" and ran.cpu_seconds < 0.8 * CHECK_LIMITS.cpu_seconds
+            if is_starved and not any(failures) and not self.tally.stop and called_seconds < ran.wall_seconds / 2:
+                raise SandboxError(f"a test got {ran.cpu_seconds:.1f} s of CPU time in {ran.wall_seconds:.0f} s")
             return 0.0, next(filter(None, failures), "") or _last_line(ran.error) or "the check failed"
 
         return test
@@ -279,15 +292,25 @@ def _wrong_result(expected: Any, result: bytes) -> str | None:
         return "the result is too long"
     try:
         got = values.loads(result)
-    except (ValueError, RecursionError, TypeError) as error:
-        return f"the result cannot be read: {error}"
-    return None if _equal(expected, got, 0) else f"returned {repr(got)[:60]}, expected {repr(expected)[:60]}"
+        is_right = _equal(expected, got, 0)
+    except (OverflowError, RecursionError, ValueError) as error:  # such as an integer beyond every decimal
+        return f"the result cannot be compared: {error}"
+    return None if is_right else f"returned {_shown(got)}, expected {_shown(expected)}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:60]
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer too long to show"
 
 
 def _equal(expected: Any, got: Any, depth: int) -> bool:
     """Equal as JSON: sequences element by element, decimals within the tolerance, keys as texts."""
     if depth > _MAX_DEPTH:
         return False
+    if isinstance(expected, bool) or isinstance(got, bool):
+        return expected is got
     if isinstance(expected, list):
         return (
             isinstance(got, (list, tuple))
@@ -303,8 +326,4 @@ def _equal(expected: Any, got: Any, depth: int) -> bool:
         if isinstance(expected, (int, float)) and isinstance(got, (int, float)):
             return math.isclose(expected, got, rel_tol=FLOAT_TOLERANCE, abs_tol=FLOAT_TOLERANCE)
         return False
-    return (
-        type(expected) in (bool, int, str, type(None))
-        and isinstance(got, (bool, int, str, type(None)))
-        and (expected == got)
-    )
+    return type(expected) in (int, str, type(None)) and isinstance(got, (int, str, type(None))) and expected == got

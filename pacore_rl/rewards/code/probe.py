@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from pacore_rl.rewards.code import attacks, backends
 from pacore_rl.rewards.code.attacks import ATTACKS, Attack
 from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
-from pacore_rl.rewards.code.stage import shared_folder, stage
+from pacore_rl.rewards.code.stage import run_folder, shared_folder, stage
 
 SandboxChoice = Literal["auto", "bubblewrap", "landlock", "chroot"]
 LIMITS = Limits(cpu_seconds=1.0, wall_factor=1.0, memory_mib=256, output_mib=2)
@@ -37,6 +37,8 @@ NUM_SANDBOXES = 2
 """Some attacks only wait for their time limit; the others go on beside them."""
 _DECOY_SECONDS = 600
 _chosen: dict[str, Backend] = {}
+_refused: dict[str, str] = {}
+"""Why no backend was chosen; in this process only, since a busy machine may be the reason."""
 _choosing = threading.Lock()
 
 
@@ -71,12 +73,18 @@ def choose_backend(wanted: SandboxChoice = "auto", *, unsafe_local: bool = False
     if unsafe_local:
         return "none"
     with _choosing:
+        if wanted in _refused:
+            raise ValueError(_refused[wanted])
         if wanted not in _chosen:
-            _chosen[wanted] = _choose(wanted)
+            try:
+                _chosen[wanted] = _choose(wanted, probe)
+            except ValueError as error:
+                _refused[wanted] = str(error)  # asked again for every program
+                raise
         return _chosen[wanted]
 
 
-def _choose(wanted: SandboxChoice) -> Backend:
+def _choose(wanted: SandboxChoice, probe: Callable[[Backend], Probe]) -> Backend:
     failures: list[str] = []
     for backend in BACKENDS if wanted == "auto" else (wanted,):
         found = probe(backend)
@@ -102,7 +110,7 @@ def probe(backend: Backend, *, fresh: bool = False) -> Probe:
         known: dict[str, Any] = json.loads(memory.read_text())
         return Probe(backend=backend, obstacle=None, leaks=tuple(map(tuple, known.pop("leaks"))), **known)
     found = run_attacks(backend)
-    if found.obstacle is None:
+    if found.holds:  # a failure may be the machine's of this moment: it is tried again by the next process
         content = {"leaks": found.leaks, "num_attacks": found.num_attacks, "seconds": found.seconds}
         write_atomically(memory, lambda file: file.write(json.dumps(content).encode()))
     return found
@@ -200,7 +208,7 @@ def _bait(uid: int | None) -> Iterator[_Bait]:
     """Set it out, readable to all, and take it away again."""
     secret, expected = f"SECRET-{secrets.token_hex(8)}", f"EXPECTED-{secrets.token_hex(8)}"
     with ExitStack() as stack:
-        top = Path(tempfile.mkdtemp(prefix=f"pacore-rl-bait-{os.getpid()}-"))
+        top = Path(tempfile.mkdtemp(dir=run_folder(), prefix="bait-"))
         stack.callback(shutil.rmtree, top, ignore_errors=True)
         folder = top / "host"
         folder.mkdir()

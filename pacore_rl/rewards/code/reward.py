@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
+import logging
 import time
 
 from pacore_rl.config import RewardConfig
@@ -22,6 +25,7 @@ NAME = "code"
 PROBE_SECONDS = 60.0
 _INSPECTION = "inspection"
 """Stands for a language in questions about the tests themselves."""
+_logger = logging.getLogger(__name__)
 
 
 def verdict_of(program: Program, graded: Grade, seconds: float) -> Verdict:
@@ -49,7 +53,7 @@ def inspect_suite(suite: TestSuite, backend: Backend) -> str | None:
     if not suite.tests:
         return "it has no tests; give at least one, or remove the record."
     if suite.kind != "stdin":
-        return None
+        return _inspect_calls(suite)
     if suite.checker_program is not None:
         return _inspect_program(suite, backend)
     if not any(test.output.strip() for test in suite.tests):
@@ -66,6 +70,25 @@ def inspect_suite(suite: TestSuite, backend: Backend) -> str | None:
     return None
 
 
+def _inspect_calls(suite: TestSuite) -> str | None:
+    """Kinds ``function`` and ``check``: what is not read until a program runs must be readable."""
+    for number, test in enumerate(suite.tests, start=1):
+        try:
+            if suite.kind == "check":
+                ast.parse(test.input)
+            elif not isinstance(json.loads(test.input), list):
+                return f"the arguments of test {number} are no list."
+            else:
+                json.loads(test.output)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return f"test {number} cannot be read ({error}); correct it."
+    try:
+        ast.parse(suite.setup)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"the set-up of its tests is not Python ({error}); correct it."
+    return None
+
+
 def _inspect_program(suite: TestSuite, backend: Backend) -> str | None:
     assert suite.checker_program is not None
     if suite.checker_program.language == "cpp" and (complaint := cpp_complaint(backend)):
@@ -73,7 +96,8 @@ def _inspect_program(suite: TestSuite, backend: Backend) -> str | None:
     first = suite.tests[0]
     try:
         with open_checker(suite.checker_program, backend) as checker:
-            share, said = checker.share(first.input.encode(), first.output.encode(), first.output.encode())
+            given, answer = (text.encode(errors="surrogatepass") for text in (first.input, first.output))
+            share, said = checker.share(given, answer, answer)
     except SandboxError as error:
         return f"{error}; correct the checker program."
     return None if share == 1 else f"its checker refuses the expected output of test 1 itself ({said}); correct it."
@@ -96,10 +120,18 @@ def _answer(question: Question, tools: Tools) -> Verdict:
         backend = choose_backend(config.sandbox, unsafe_local=config.unsafe_local)
     except ValueError as error:  # told at load; no answer is wrong for it
         return failed(str(error), answer=None if language == _INSPECTION else fingerprint(program))
-    if language == _INSPECTION:
-        complaint = inspect_suite(suite, backend)
-        return wrong("", complaint) if complaint else right("", "its tests can be used")
-    return verdict_of(program, grade(program, suite, backend, budget_of(config)), time.monotonic() - started)
+    try:
+        if language == _INSPECTION:
+            with tools.sandboxes.owning():
+                complaint = inspect_suite(suite, backend)
+            return wrong("", complaint) if complaint else right("", "its tests can be used")
+        with tools.sandboxes.owning():
+            graded = grade(program, suite, backend, budget_of(config))
+        return verdict_of(program, graded, time.monotonic() - started)
+    except Exception as error:  # behind this line is what a sandbox wrote: no row of it may end a run
+        _logger.exception("a program could not be graded")
+        reason = f"{type(error).__name__}: {error}"[:300]
+        return failed(reason, answer=None if language == _INSPECTION else fingerprint(program))
 
 
 def budget_of(config: RewardConfig) -> Budget:
@@ -123,4 +155,14 @@ def _inspect(ground_truth: str) -> str | Question:
     return Question(reward=NAME, answer=_INSPECTION, ground_truth=ground_truth)
 
 
-REWARD = Reward(settle=_settle, answer=_answer, limit_seconds=_limit_seconds, inspect_ground_truth=_inspect)
+def _unready(config: RewardConfig) -> str | None:
+    try:
+        choose_backend(config.sandbox, unsafe_local=config.unsafe_local)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+REWARD = Reward(
+    settle=_settle, answer=_answer, limit_seconds=_limit_seconds, inspect_ground_truth=_inspect, unready=_unready
+)

@@ -141,7 +141,7 @@ class Runner:
         if filter_program:
             seccomp.install(self._libc, filter_program)
         if profile != "program":
-            os.execve(request["argv"][0], request["argv"], request["environment"])
+            os.execve(request["executable"], request["argv"], request["environment"])
         assert self._code is not None, "a program runs before it is loaded"
         os.close(FAULT)
         _execute(self._code, self._prelude, request["call"], request["argv"])

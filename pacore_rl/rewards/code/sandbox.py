@@ -15,6 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from typing import Any, Literal, Self
 
 from pacore_rl.rewards.code import backends
 from pacore_rl.rewards.code.backends import Backend
+from pacore_rl.rewards.code.open_sandboxes import current_owner
 from pacore_rl.rewards.code.runner import STARVED_FACTOR
 from pacore_rl.rewards.code.stage import stage
 
@@ -32,6 +34,8 @@ SLACK_SECONDS = 10.0
 PACKET_BYTES = 65_536
 MAX_ERROR_BYTES = 4_000
 """Of standard error, the end."""
+_COMPILER_DEATHS = (signal.SIGXCPU, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+"""How Python's compiler ends by its own limits; a SIGKILL comes from outside (a machine short of memory)."""
 STACK_BYTES = {"program": 64 << 20, "binary": 256 << 20, "build": 64 << 20}
 _MIB = 1 << 20
 
@@ -81,6 +85,8 @@ class Run:
     call: str = ""
     """``function NAME`` or ``check NAME``; see ``calls.perform``."""
     argv: tuple[str, ...] = ("solution.py",)
+    executable: str = ""
+    """What is executed, where the command calls it by another name."""
     environment: dict[str, str] = field(default_factory=dict[str, str])
     folder: str = ""
     """Where it starts; empty: at the root."""
@@ -94,32 +100,41 @@ class Sandbox:
     ) -> None:
         """``uid``: the user that ``box`` belongs to (see ``backends.next_uid``); None chooses one."""
         self._backend: Backend = backend
+        self._owner = current_owner()
+        self._process: subprocess.Popen[bytes] | None = None
         uid = backends.next_uid() if uid is None else uid
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = os.memfd_create("errors", os.MFD_CLOEXEC)
-        with theirs:
-            self.command = backends.command_of(
-                backend, stage(), control=theirs.fileno(), box=box, is_build=is_build, uid=uid
-            )
-            as_user: dict[str, Any] = {}
-            if self.command.uid is not None:
-                as_user = {"user": self.command.uid, "group": self.command.uid, "extra_groups": []}
-            self._process = subprocess.Popen(
-                self.command.argv,
-                env=dict(self.command.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                pass_fds=(theirs.fileno(),),
-                cwd="/",
-                start_new_session=True,
-                **as_user,
-            )
         try:
+            with theirs:
+                self.command = backends.command_of(
+                    backend, stage(), control=theirs.fileno(), box=box, is_build=is_build, uid=uid
+                )
+                self._start(theirs.fileno())
             self._receive(START_SECONDS, "did not start")
         except BaseException:
             self.close()
             raise
+
+    def _start(self, control: int) -> None:
+        if self._owner is not None and self._owner.is_closed:
+            raise SandboxError("the scorer was closed")
+        as_user: dict[str, Any] = {}
+        if self.command.uid is not None:
+            as_user = {"user": self.command.uid, "group": self.command.uid, "extra_groups": []}
+        self._process = subprocess.Popen[bytes](
+            self.command.argv,
+            env=dict(self.command.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            pass_fds=(control,),
+            cwd="/",
+            start_new_session=True,
+            **as_user,
+        )
+        if self._owner is not None and not self._owner.add(self):
+            raise SandboxError("the scorer was closed")
 
     def __enter__(self) -> Self:
         return self
@@ -132,12 +147,21 @@ class Sandbox:
     def close(self) -> None:
         """End everything in it. Safe to call twice."""
         self._control.close()
-        if self._errors >= 0:
-            # Bubblewrap ends its namespace with itself; a runner's child dies with the runner.
-            os.killpg(self._process.pid, signal.SIGKILL) if self._process.poll() is None else None
+        if self._owner is not None:
+            self._owner.discard(self)  # before its number may become another process's
+        if self._process is not None and self._process.returncode is None:
+            self.kill()
             self._process.wait()
+        if self._errors >= 0:
             os.close(self._errors)
             self._errors = -1
+
+    def kill(self) -> None:
+        """End its processes, whoever waits for them; it is still to be closed."""
+        assert self._process is not None, "it is killed after it has started"
+        # Bubblewrap ends its namespace with itself; a runner's child dies with the runner.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def load(self, source: bytes, *, preload: Sequence[str] = (), prelude: bool = False) -> str | None:
         """Compile a Python program; what is wrong with it, or None."""
@@ -145,8 +169,10 @@ class Sandbox:
         try:
             self._send({"op": "load", "preload": list(preload), "prelude": prelude}, [descriptor])
             reply = self._receive(LOAD_SECONDS, "ended while it compiled the program")
-        except SandboxError as error:  # it started, so it is the source that Python's compiler did not survive
-            return f"{error}"
+        except SandboxError:
+            if (ended_by := self._ended_by()) not in _COMPILER_DEATHS:
+                raise
+            return f"Python's compiler did not survive it ({signal.Signals(ended_by).name})"
         finally:
             os.close(descriptor)
         return reply["error"] or None
@@ -175,6 +201,7 @@ class Sandbox:
             "profile": run.profile,
             "call": run.call,
             "argv": list(run.argv),
+            "executable": run.executable or run.argv[0],
             "environment": run.environment,
             "folder": run.folder,
             "seccomp": self._backend != "none",
@@ -216,6 +243,18 @@ class Sandbox:
             wall_seconds=reply["wall_seconds"],
             memory_mib=reply["memory_kib"] / 1024,
         )
+
+    def _ended_by(self) -> int:
+        """The signal that ended the runner; 0 where none did. It is left for ``close`` to reap."""
+        assert self._process is not None, "it has started"
+        deadline = time.monotonic() + 1.0  # its socket is closed a moment before it has ended
+        while time.monotonic() < deadline:
+            ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None:
+                is_told_by_bubblewrap = ended.si_code == os.CLD_EXITED
+                return max(0, ended.si_status - 128) if is_told_by_bubblewrap else ended.si_status
+            time.sleep(0.01)
+        return 0
 
     def _send(self, request: dict[str, Any], descriptors: list[int]) -> None:
         try:

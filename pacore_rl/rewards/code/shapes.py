@@ -19,6 +19,7 @@ import binascii
 import io
 import json
 import logging
+import math
 import pickle
 import re
 import zlib
@@ -41,6 +42,11 @@ KEYS = TEST_KEYS | frozenset(
 """Keys of records that are read here (or are not for a policy's eyes), and so become no tags of the problem."""
 MAX_UNPACKED_BYTES = 256 << 20
 _TOLERANCE = re.compile(r"float(_absolute|_relative)?_tolerance\s+([0-9.eE+-]+)")
+_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\.?\s*")
+_UNITS = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -83,10 +89,10 @@ def _rows(record: Record) -> Iterator[Record]:
             given: Any = record[key]
             yield from _listed(_json(given, key) if isinstance(given, str) else given, key)
     if record.get("inputs"):
-        yield from _columns(record, "inputs", "outputs")
+        yield from _columns(record, "the record", "inputs", "outputs")
     for key in ("public_tests", "private_tests", "generated_tests"):
         if record.get(key):
-            yield from _columns(record[key], "input", "output")
+            yield from _columns(record[key], key, "input", "output")
     for key in ("public_test_cases", "private_test_cases"):
         if record.get(key):
             yield from _listed(_unpack(record[key], key), key)
@@ -94,14 +100,16 @@ def _rows(record: Record) -> Iterator[Record]:
 
 def _listed(given: Any, key: str) -> Iterator[Record]:
     if isinstance(given, Mapping):
-        yield from _columns(cast(Record, given), "inputs", "outputs")
+        yield from _columns(given, key, "inputs", "outputs")
     elif isinstance(given, Sequence) and all(isinstance(row, Mapping) for row in given):
         yield from cast(Sequence[Record], given)
     else:
         raise ValueError(f"`{key}` must be a list of tests with `input` and `output`, found {str(given)[:60]!r}.")
 
 
-def _columns(given: Record, inputs: str, outputs: str) -> Iterator[Record]:
+def _columns(given: object, key: str, inputs: str, outputs: str) -> Iterator[Record]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"`{key}` must be {{{inputs}: [...], {outputs}: [...]}}, found {str(given)[:60]!r}.")
     if inputs not in given:
         inputs, outputs = inputs.rstrip("s"), outputs.rstrip("s")
     left, right = given.get(inputs) or [], given.get(outputs) or []
@@ -250,9 +258,15 @@ def _seconds(record: Record) -> float | None:
     if isinstance(given, Mapping):
         given = float(given.get("seconds") or 0) + float(given.get("nanos") or 0) / 1e9
     if isinstance(given, str):
-        found = re.match(r"\s*([0-9.]+)", given)
-        given = float(found[1]) if found else None
-    return float(given) if given else None
+        found = _DURATION.fullmatch(given)
+        if found is None or found[2].lower() not in _UNITS:
+            raise ValueError(f"the time limit must be in seconds or milliseconds, found {given[:60]!r}.")
+        given = float(found[1]) * _UNITS[found[2].lower()]
+    if given is None:
+        return None
+    if not isinstance(given, (int, float)) or not 0 <= given < math.inf:
+        raise ValueError(f"the time limit must be a number of seconds, found {str(given)[:60]!r}.")
+    return float(given) or None
 
 
 def _mebibytes(record: Record) -> int | None:

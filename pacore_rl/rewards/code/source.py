@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pacore_rl.rewards.code.suite import Language
 
 MAX_SOURCE_BYTES = 1 << 20
-_FENCE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]{0,3}(`{3,}+|~{3,}+)[^\S\n]*+([^\n`]*+)$", re.MULTILINE)
+"""Possessive throughout: a message is read in the caller's thread, in time linear in its length."""
 _LANGUAGES: dict[str, Language] = {
     **dict.fromkeys(("python", "python3", "py", "py3", "pypy", "pypy3"), "python"),
     **dict.fromkeys(("cpp", "c++", "cc", "cxx", "c++17", "c++20", "cpp17", "cpp20", "c"), "cpp"),

@@ -10,6 +10,8 @@ neither. Laid out as a root of its own, for bubblewrap and chroot:
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import hashlib
 import os
 import re
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +30,7 @@ import pacore_rl
 
 VERSION = 1
 """Raise it when the layout changes."""
+SWEPT_AGE_SECONDS = 600.0
 RUNNER_FILES = ("__init__.py", "rewards/__init__.py") + tuple(
     f"rewards/code/{name}.py" for name in ("__init__", "calls", "jail", "runner", "seccomp", "values")
 )
@@ -68,17 +72,64 @@ def stage() -> Stage:
     return Stage(root=root, libraries=libraries)
 
 
-@lru_cache(maxsize=1)
+def run_folder(place: Path | None = None) -> Path:
+    """A folder in ``place`` (the shared folder) for what this process makes and takes away again.
+
+    A process holds the lock in it for its life, so that whoever comes later can tell what a killed one left behind.
+    """
+    return _run_folder(shared_folder() if place is None else place, os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _run_folder(place: Path, pid: int) -> Path:
+    sweep(place)
+    folder = Path(tempfile.mkdtemp(dir=place, prefix="run-"))
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder.chmod(0o711)
+
+    def remove() -> None:
+        if os.getpid() == pid:  # not in a fork of it
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def sweep(place: Path, age_seconds: float = SWEPT_AGE_SECONDS) -> None:
+    """Remove folders of ended processes, from an age on: a lock comes a moment after its folder."""
+    for folder in place.glob("run-*"):
+        try:
+            if time.time() - folder.stat().st_mtime < age_seconds:
+                continue
+            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError:  # swept by another process
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
 def shared_folder() -> Path:
     """A folder of this user's that every user can read; refused where somebody else could have put things there."""
+    return _shared_folder(os.geteuid())
+
+
+@lru_cache(maxsize=4)
+def _shared_folder(user: int) -> Path:
     places = dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp"))
     for place in map(Path, places):
         if not _is_open_to_all(place) or not os.access(place, os.W_OK):
             continue
-        folder = place / f"pacore-rl-sandbox-{os.geteuid()}"
+        folder = place / f"pacore-rl-sandbox-{user}"
         folder.mkdir(mode=0o755, exist_ok=True)
         status = folder.lstat()
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
             folder.chmod(0o711)  # passed through by name, not listed
             return folder
         raise OSError(
@@ -96,7 +147,7 @@ def _is_open_to_all(place: Path) -> bool:
 
 def _make(root: Path, source: Path, interpreter: Path) -> None:
     """Build in a folder beside and rename: whoever is first wins, the others use theirs."""
-    building = Path(tempfile.mkdtemp(dir=root.parent, prefix=".building-"))
+    building = Path(tempfile.mkdtemp(dir=run_folder(), prefix="building-"))
     try:
         standard_library = Path(sysconfig.get_path("stdlib"))
         library = building / "py" / "lib" / standard_library.name

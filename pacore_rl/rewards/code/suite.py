@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 SuiteKind = Literal["stdin", "function", "check"]
 Language = Literal["python", "cpp"]
@@ -75,7 +75,7 @@ def suite_of(ground_truth: str) -> TestSuite:
         content = json.loads(ground_truth)
     except json.JSONDecodeError as error:
         raise ValueError(f"the ground truth of a code problem must be its tests as JSON ({error}).") from error
-    if not isinstance(content, Mapping) or "kind" not in content:
+    if not isinstance(content, Mapping) or "kind" not in content or not _are_ours(content.get("tests")):
         from pacore_rl.rewards.code.shapes import suite_of_record  # the form of a data set, not ours
 
         record = cast(Mapping[str, Any], content) if isinstance(content, Mapping) else {"tests": content}
@@ -83,14 +83,39 @@ def suite_of(ground_truth: str) -> TestSuite:
         if suite is None:
             raise ValueError("the ground truth of a code problem holds no tests; give them as [{input, output}, ...].")
         return suite
-    program = content.get("checker_program")
+    kind, fn_name, program = content["kind"], content.get("fn_name", ""), content.get("checker_program")
+    if kind not in get_args(SuiteKind):
+        raise ValueError(f"tests of the unknown kind {kind!r}; the kinds are {', '.join(get_args(SuiteKind))}.")
+    if not isinstance(fn_name, str) or fn_name.isidentifier() == (kind == "stdin"):
+        needed = "no `fn_name`" if kind == "stdin" else "`fn_name`, the name of the function"
+        raise ValueError(f"tests of kind {kind!r} need {needed}, found {fn_name!r}.")
+    if program is not None and not _is_program(program):
+        raise ValueError("`checker_program` must be {language: python or cpp, source}.")
     return TestSuite(
-        kind=content["kind"],
+        kind=kind,
         tests=tuple(TestCase(input=given, output=expected) for given, expected in content["tests"]),
-        fn_name=content.get("fn_name", ""),
+        fn_name=fn_name,
         checker=content.get("checker", "wcmp"),
         checker_program=CheckerProgram(**program) if program else None,
         setup=content.get("setup", ""),
         time_limit_seconds=content.get("time_limit_seconds"),
         memory_limit_mib=content.get("memory_limit_mib"),
+    )
+
+
+def _are_ours(tests: object) -> bool:
+    """Whether tests are in the form of ``TestSuite.to_json``: pairs of texts."""
+    return (
+        isinstance(tests, list)
+        and bool(tests)
+        and all(isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row) for row in tests)
+    )
+
+
+def _is_program(given: object) -> bool:
+    return (
+        isinstance(given, Mapping)
+        and given.keys() == {"language", "source"}
+        and given["language"] in get_args(Language)
+        and isinstance(given["source"], str)
     )

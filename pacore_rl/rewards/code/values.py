@@ -36,7 +36,10 @@ def dumps(value: object) -> str:
 
 def loads(text: str | bytes) -> Any:
     """The value of :func:`dumps`. Raises ``ValueError`` or ``RecursionError`` for what it cannot have written."""
-    return _decode(json.loads(text))
+    try:
+        return _decode(json.loads(text))
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # a known tag around something else
+        raise ValueError(f"not an encoded value: {error}") from error
 
 
 def _encode(value: object, depth: int) -> object:

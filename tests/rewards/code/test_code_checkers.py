@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
 from pacore_rl.rewards.code.checkers import CHECKERS, checker_named, choose_checker, compare
+from pacore_rl.rewards.code.grading import Budget, _wrong_result, limits_of
+from pacore_rl.rewards.code.source import Program
+from pacore_rl.rewards.code.suite import TestSuite
 
 RIGHT = [
     ("wcmp", "1 2\n3\n", "1\n2 3"),
@@ -75,3 +81,35 @@ def test_an_unknown_name_lists_the_others() -> None:
 
 def test_an_output_far_too_long_is_not_read() -> None:
     assert "bytes long" in (compare(checker_named("wcmp"), b"1", b"1 " * 100_000) or "")
+
+
+def test_a_word_of_digits_takes_linear_time() -> None:
+    started = time.process_time()
+    assert compare(checker_named("rcmp6"), b"1.0 " * 50_000, b"1" * 200_000 + b"x") is not None
+    assert compare(checker_named("rcmp6"), b"1" * 200_000, b"1" * 200_000 + b"x") is not None
+    assert compare(checker_named("rcmp6"), b"1.0", b"1" * 60_000) is not None  # infinite, and not read as such
+    assert time.process_time() - started < 0.5
+
+
+HOSTILE_RESULTS = {
+    "an integer beyond every decimal": ("1.5", str(10**400)),
+    "an integer too long to show": ("1", '{"i": "0x' + "f" * 5000 + '"}'),
+    "a complex number of nothing": ("1", '{"c": []}'),
+    "a decimal of an integer": ("1", '{"f": 1' + "0" * 400 + "}"),
+    "a dict with such a key": ('{"a": 1}', '{"d": [[{"i": "0x' + "f" * 5000 + '"}, 1]]}'),
+    "a truth for a number": ("1.0", "true"),
+    "a number for a truth": ("true", "1"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_RESULTS)
+def test_no_result_is_more_than_wrong(name: str) -> None:
+    """Straight from the pipe: a program may write there what it likes."""
+    expected, result = HOSTILE_RESULTS[name]
+    assert _wrong_result(json.loads(expected), result.encode())
+
+
+def test_a_problem_cannot_ask_for_more_than_a_submission_may_cost() -> None:
+    suite = TestSuite(tests=(), time_limit_seconds=2000.0, memory_limit_mib=1 << 20)
+    limits = limits_of(suite, Program(language="python", source=""), Budget())
+    assert (limits.cpu_seconds, limits.memory_mib) == (60.0, 2048)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -19,6 +21,9 @@ from pacore_rl.types import Problem, Turn
 SUM = TestSuite(tests=tuple(TestCase(input=f"{n} 2\n", output=f"{n + 2}\n") for n in range(8)))
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 CPP_ADD = "#include <iostream>\nint main() { int a, b; std::cin >> a >> b; std::cout << a + b; }"
+
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def graded(source: str, suite: TestSuite = SUM, language: Language = "python", **budget: float) -> Grade:
@@ -102,6 +107,8 @@ def test_checker_programs() -> None:
     assert graded("print('x')", suite).passed == 0
     partial = CheckerProgram(language="python", source="import sys\nprint('points 0.25')\nsys.exit(7)")
     assert graded("print(1)", TestSuite(tests=suite.tests, checker_program=partial)).passed == 0.5
+    chatty = CheckerProgram(language="python", source="import sys\nprint('test 3 of 4')\nsys.exit(7)")
+    assert graded("print(1)", TestSuite(tests=suite.tests, checker_program=chatty)).outcome == "failed"
     crashing = CheckerProgram(language="python", source="1 / 0")
     assert graded("print(1)", TestSuite(tests=suite.tests, checker_program=crashing)).outcome == "failed"
 
@@ -139,6 +146,19 @@ def test_a_failure_of_ours_is_no_zero() -> None:
     assert verdict.outcome == "sandbox_error" and "exit code 3" in verdict.reason
 
 
+def test_closing_a_scorer_does_not_wait_for_its_programs() -> None:
+    before = set(threading.enumerate())
+    scorer = LocalScorer(RewardConfig(num_workers=1, code_test_seconds=30.0), "")
+    pending = scorer.score([(problem(SUM), "```\nwhile True: pass\n```", "stopped")])
+    time.sleep(1.0)
+    started = time.monotonic()
+    scorer.close()
+    assert time.monotonic() - started < 5
+    (verdict,) = pending.result()
+    assert verdict.outcome == "sandbox_error" and "closed" in verdict.reason
+    assert set(threading.enumerate()) <= before
+
+
 FORGERIES = {
     "the runner's exit code": "import os; os._exit(125)",
     "a kill": "import ctypes, os\nctypes.CDLL(None).syscall(234, os.getpid(), os.getpid(), 9)",
@@ -163,6 +183,11 @@ def test_tests_that_cannot_be_used_are_told_at_load() -> None:
         "crashes": TestSuite(tests=tests, checker_program=CheckerProgram(language="python", source="1 / 0")),
         "refuses": TestSuite(tests=tests, checker_program=CheckerProgram(language="python", source="exit(1)")),
     }
+    bad["broken"] = TestSuite(kind="check", fn_name="f", tests=(TestCase(input="assert f(", output=""),))
+    bad["set-up"] = TestSuite(
+        kind="check", fn_name="f", setup="Write f.", tests=(TestCase(input="assert f()", output=""),)
+    )
+    bad["arguments"] = TestSuite(kind="function", fn_name="f", tests=(TestCase(input="1", output="1"),))
     problems = [problem(SUM, "good"), *(problem(suite, name) for name, suite in bad.items())]
     problems.append(
         Problem(id="empty", conversation=problems[0].conversation, ground_truth=json.dumps([]), reward="code")
@@ -172,3 +197,5 @@ def test_tests_that_cannot_be_used_are_told_at_load() -> None:
     assert "unknown checker 'wcpm'" in found["unknown"]
     assert "refuses the expected output of test 1 itself" in found["refused"]
     assert "the checker program failed" in found["crashes"]
+    assert "test 1 cannot be read" in found["broken"]
+    assert "set-up" in found["set-up"] and "no list" in found["arguments"]

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import pickle
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "custom": ({"tests": [{"input": "1", "output": "1"}], "checker": "custom"}, "no `checker_program`"),
     "pickled program": ({"private_test_cases": packed(print)}, "it wants builtins.print"),
     "evaluated": ({"verification_info": "__import__('os').system('true')"}, "neither JSON nor a Python literal"),
+    "a list of columns": ({"public_tests": [{"input": "1", "output": "1"}]}, "`public_tests` must be {input: [...]"),
+    "unit": ({"tests": [{"input": "1", "output": "1"}], "time_limit": "2 fortnights"}, "in seconds or milliseconds"),
     "not JSON": ({"input_output": "{"}, "is not JSON"),
 }
 
@@ -112,6 +115,27 @@ def test_what_cannot_be_scored_by_is_told_at_load_with_its_id(name: str, tmp_pat
     with pytest.raises(ValueError, match="p7") as told:
         load_problems(path)
     assert message in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("2000 ms", 2.0), ("2.5 seconds", 2.5), ("1 s", 1.0), ("3", 3.0), (None, None)]
+)
+def test_time_limits_have_units(given: str | None, seconds: float | None) -> None:
+    suite = suite_of_record({"tests": [{"input": "1", "output": "1"}], "time_limit": given})
+    assert suite is not None and suite.time_limit_seconds == seconds
+
+
+def test_a_ground_truth_with_a_kind_may_be_in_a_data_sets_form() -> None:
+    theirs = {"kind": "stdin", "tests": [{"input": "1 2\n", "output": "3\n"}]}
+    assert suite_of(json.dumps(theirs)) == TestSuite(tests=SUM)
+    bad = {
+        "unknown kind 'stdout'": {"kind": "stdout", "tests": [["1", "2"]]},
+        "name of the function": {"kind": "function", "tests": [["[1]", "2"]]},
+        "checker_program": {"kind": "stdin", "tests": [["1", "2"]], "checker_program": {"source": "x"}},
+    }
+    for message, content in bad.items():
+        with pytest.raises(ValueError, match=message):
+            suite_of(json.dumps(content))
 
 
 def test_coding_problems_load_and_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -137,3 +161,11 @@ def test_the_last_block_is_the_program() -> None:
     assert last_program("print(1)") == "no fenced code block"
     assert last_program("```python\n\n```") == "the last code block is empty"
     assert last_program("```java\nclass A {}\n```") == "the last code block is 'java'; only Python and C++ are run"
+
+
+@pytest.mark.parametrize("line", ["```" + " " * 1_000_000 + "`", "~" * 1_000_000 + "`", "`" * 1_000_000 + "x`"])
+def test_a_message_is_read_in_linear_time(line: str) -> None:
+    started = time.process_time()
+    assert last_program(line) == "no fenced code block"
+    assert last_program("```py\r\nprint(1)\r\n```\r\n") == Program(language="python", source="print(1)\r\n")
+    assert time.process_time() - started < 0.5
