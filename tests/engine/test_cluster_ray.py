@@ -114,7 +114,7 @@ def test_colocated_ranks_share_the_gpus_of_their_engine(cluster: Cluster) -> Non
 def test_wrong_sizes_are_refused_before_anything_starts(cluster: Cluster) -> None:
     with pytest.raises(ValueError, match=r"wants 10 GPUs: .*= 6, and actor.num_ranks=2, critic.num_ranks=2.* offers 8"):
         plan_on_cluster(configuration(actor=2, critic=2, num_workers=3, tensor_parallel=2), learners=True)
-    with pytest.raises(ValueError, match="1 engines of 8 GPUs"):
+    with pytest.raises(ValueError, match="1 engine of 8 GPUs"):
         plan_on_cluster(configuration(actor=1, critic=1, num_workers=1, pipeline_parallel=8), learners=False)
     plan = plan_on_cluster(configuration(actor=2, critic=2, num_workers=2, tensor_parallel=2), learners=True)
     with (
