@@ -3,6 +3,7 @@
 # All four run even where an earlier one fails. Arguments go on to pytest: bash scripts/test.sh tests/ppo -k gae
 #
 #   PACORE_TEST_LIMIT_SECONDS  pytest is interrupted after this long; by default 2400
+#   PACORE_TEST_SLOW           1 runs the slow tests too, as continuous integration does
 #   PACORE_TEST_PROCESSES      test files that run side by side; by default 2 (much of a test is one process starting)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,6 +15,8 @@ venv=$(realpath -m "${PACORE_VENV:-.venv}")
 export PATH="$venv/bin:$PATH"
 limit=${PACORE_TEST_LIMIT_SECONDS:-2400}
 processes=${PACORE_TEST_PROCESSES:-2}
+selection=()
+[ "${PACORE_TEST_SLOW:-0}" = 1 ] || selection=(-m "not slow")
 
 summary=()
 failed=0
@@ -35,7 +38,7 @@ check "ruff check" "$venv/bin/python" -m ruff check
 check "ruff format" "$venv/bin/python" -m ruff format --check
 check "pyright" "$venv/bin/python" -m pyright --pythonpath "$venv/bin/python"
 check "pytest" timeout --foreground --signal INT --kill-after 60 "$limit" "$venv/bin/python" -m pytest \
-  -n "$processes" --dist loadfile "$@"
+  -n "$processes" --dist loadfile "${selection[@]}" "$@"
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -23,6 +23,8 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.types import GenerationRequest, Sampling
 
+pytestmark = pytest.mark.slow
+
 CPU = Device(kind="cpu", cpu_threads=1)
 ORIGINAL_WINDOW = 64
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": ORIGINAL_WINDOW}

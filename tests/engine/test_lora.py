@@ -22,6 +22,8 @@ from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.ppo.advantages import normalize_advantages
 from pacore_rl.ppo.batch import pack
 
+pytestmark = pytest.mark.slow
+
 CPU = Device(kind="cpu", cpu_threads=1)
 RANK, RATE = 4, 1e-2
 ADAPTED = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

@@ -24,6 +24,8 @@ from pacore_rl.ppo.advantages import normalize_advantages
 from pacore_rl.ppo.batch import MicroBatch, pack
 from pacore_rl.ppo.losses import policy_loss
 
+pytestmark = pytest.mark.slow
+
 TINY_BASE = Path(__file__).resolve().parents[2] / "recipes" / "tiny_base"
 CPU = Device(kind="cpu", cpu_threads=1)
 LEFT, RIGHT = (3, 130), (130, 250)

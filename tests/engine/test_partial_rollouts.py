@@ -21,6 +21,8 @@ from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.routing import Routing
 from pacore_rl.types import Float32, GenerationRequest, Sampling, Trajectory
 
+pytestmark = pytest.mark.slow
+
 CPU = Device(kind="cpu", cpu_threads=1)
 CONTEXT_TOKENS = 512
 SAMPLING = Sampling(max_response_tokens=300)
