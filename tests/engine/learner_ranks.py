@@ -188,3 +188,19 @@ def _shares_moved(
         shares.append(moved / sum(int(mask.sum()) for mask in large.values()))
     worker.close()
     return shares
+
+
+def make_batch() -> ExperienceBatch:
+    """15 rows of 4 prompts (one of 16 was masked out): ranks hold different numbers of rows, slices end in padding."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 250, n) for n in (20, 45, 30, 12)]
+    rows = [(prompts[i // 4], rng.integers(3, 250, int(rng.integers(1, 40)))) for i in range(15)]
+    lengths = np.array([len(response) for _, response in rows], np.int32)
+    return ExperienceBatch(
+        token_ids=tuple(np.concatenate(row).astype(np.int32) for row in rows),
+        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
+        response_lengths_B=lengths,
+        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
+        rewards_B=rng.random(15).astype(np.float32),
+        weight_versions_A=np.zeros(lengths.sum(), np.int32),
+    )

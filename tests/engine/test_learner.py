@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from learner_ranks import make_batch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
@@ -21,27 +22,10 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.ppo.advantages import normalize_advantages
 from pacore_rl.ppo.batch import pack
 from pacore_rl.ppo.losses import policy_loss
-from pacore_rl.types import ExperienceBatch
 
 CPU = Device(kind="cpu", cpu_threads=1)
 LAYOUTS = {"one rank": (1, 2, 1), "ZeRO-2": (2, 2, 1), "shared ZeRO-3": (2, 3, 2)}
 """Name to (ranks, ZeRO stage, ranks that share a sequence)."""
-
-
-def make_batch() -> ExperienceBatch:
-    """15 rows of 4 prompts (one row of 16 was masked out): ranks hold different numbers of micro-batches."""
-    rng = np.random.default_rng(0)
-    prompts = [rng.integers(3, 250, n) for n in (20, 45, 30, 12)]
-    rows = [(prompts[i // 4], rng.integers(3, 250, int(rng.integers(1, 40)))) for i in range(15)]
-    lengths = np.array([len(response) for _, response in rows], np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(np.concatenate(row).astype(np.int32) for row in rows),
-        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
-        response_lengths_B=lengths,
-        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
-        rewards_B=rng.random(15).astype(np.float32),
-        weight_versions_A=np.zeros(lengths.sum(), np.int32),
-    )
 
 
 BATCH = make_batch()

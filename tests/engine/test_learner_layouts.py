@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_ranks import Iteration, RunningIteration, fork_context, move_in_bfloat16
+from learner_ranks import Iteration, RunningIteration, fork_context, make_batch, move_in_bfloat16
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pacore_rl.config import Config
 from pacore_rl.engine.learner_worker import Role
 from pacore_rl.ppo.advantages import normalize_advantages
-from pacore_rl.types import ExperienceBatch
 
 TINY_BASE = Path(__file__).resolve().parents[2] / "recipes" / "tiny_base"
 ALONE = "a row at a time"
@@ -55,22 +54,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     },
     "two groups that share, ZeRO-3": {"num_ranks": 4, "sequence_parallel": 2, "zero_stage": 3},
 }
-
-
-def make_batch() -> ExperienceBatch:
-    """15 rows of 4 prompts: groups hold different numbers of rows, and slices end in padding."""
-    rng = np.random.default_rng(0)
-    prompts = [rng.integers(3, 250, n) for n in (20, 45, 30, 12)]
-    rows = [(prompts[i // 4], rng.integers(3, 250, int(rng.integers(1, 40)))) for i in range(15)]
-    lengths = np.array([len(response) for _, response in rows], np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(np.concatenate(row).astype(np.int32) for row in rows),
-        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
-        response_lengths_B=lengths,
-        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
-        rewards_B=rng.random(15).astype(np.float32),
-        weight_versions_A=np.zeros(lengths.sum(), np.int32),
-    )
 
 
 BATCH = make_batch()
