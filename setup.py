@@ -19,6 +19,7 @@ CORE = [
     "datasets>=5.2",
     "datasketch>=2",  # near-duplicates of problems; it needs scipy
     "scipy",
+    "xxhash",
     "wandb>=0.31",
     "math-verify==0.9.0",
     "httpx",
