@@ -15,7 +15,7 @@ from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import load_held_out
 from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
-from pacore_rl.inputs import load_checked_problems, load_pool
+from pacore_rl.inputs import load_training_data
 from pacore_rl.interfaces import MetricSink
 from pacore_rl.preflight import check_run
 from pacore_rl.problems import write_atomically
@@ -34,9 +34,8 @@ def train(config: Config) -> Path:
     """``pacore-rl train``: the whole run. Returns its folder."""
     from pacore_rl.engine.cluster import open_engine
 
-    problems = load_checked_problems(config.data.problems, config.reward)
-    check_run(config, problems)
-    pool = load_pool(config.data.pool, problems) if config.data.pool else {}
+    data = load_training_data(config)
+    check_run(config, data.problems)
     held_out = load_held_out(config)
     tokenizer = load_tokenizer(config.model.path)
     run_dir = prepare_run_dir(config)
@@ -46,8 +45,8 @@ def train(config: Config) -> Path:
             engine=engine,
             scorer=scorer,
             tokenizer=tokenizer,
-            problems=problems,
-            pool=pool,
+            problems=data.problems,
+            pool=data.pool,
             sinks=sinks,
             evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer) if held_out else None,
             write_messages=online_writer(config, engine.generator, scorer, tokenizer),
