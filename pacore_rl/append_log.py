@@ -1,8 +1,8 @@
 """Lines appended to one file and never changed: what pools and caches that survive a kill are made of.
 
-A record is one line of JSON, ``{"id":"6f0c...", ...}``, whose ``id`` is a hash of the rest of the line: equal work gives
-equal records, and one that was edited is found when it is read. A writer that was killed leaves whole lines and perhaps
-a torn last one, which the next reader removes, saying so.
+A record is one line of JSON, ``{"id":"6f0c...", ...}``, whose ``id`` is a hash of the rest of the line: equal work
+gives equal records, and one that was edited is found when it is read. A writer that was killed leaves whole lines and
+perhaps a torn last one, which the next reader removes, saying so.
 """
 
 from __future__ import annotations
