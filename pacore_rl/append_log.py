@@ -130,6 +130,11 @@ class KeyedLog:
                     ) from error
         return cache
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._log.path
+
     def __len__(self) -> int:
         return len(self._values)
 

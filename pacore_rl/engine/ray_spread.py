@@ -46,7 +46,7 @@ class RaySpread:
         try:
             while flying:
                 try:
-                    result = ray.get(flying[0])
+                    result: Any = ray.get(flying[0])
                 except RayTaskError as error:
                     raise error.cause if isinstance(error.cause, Exception) else error from None
                 flying.popleft()

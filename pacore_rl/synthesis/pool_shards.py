@@ -151,6 +151,7 @@ class ShardedPool:
         self._path = path
         self._messages_per_shard = messages_per_shard
         self._known = Counts()
+        self._number = 0
         self._last = AppendLog(path / _shard_name(0), what=WHAT)
         self._num_in_last = 0
 
@@ -180,7 +181,7 @@ class ShardedPool:
         for counts in (spread or InProcess()).map(count_shard, shards[:-1]):
             pool._known.merge(counts)
         if shards:
-            pool._open_last(shards[-1])
+            pool._open_last(len(shards) - 1)
         return pool
 
     @property
@@ -258,8 +259,8 @@ class ShardedPool:
         if not messages:
             return
         if self._num_in_last >= self._messages_per_shard:
-            number = int(_NAME.fullmatch(self._last.path.name)[1]) + 1  # pyright: ignore[reportOptionalSubscript]
-            self._last, self._num_in_last = AppendLog(self._path / _shard_name(number), what=WHAT), 0
+            self._number, self._num_in_last = self._number + 1, 0
+            self._last = AppendLog(self._path / _shard_name(self._number), what=WHAT)
         added, lines = Counts(), list[bytes]()
         for message in messages:
             sample = max(added.next_sample(message.problem_id), self._known.next_sample(message.problem_id))
@@ -270,11 +271,12 @@ class ShardedPool:
         self._num_in_last += len(lines)
         self._known.merge(added)
 
-    def _open_last(self, path: Path) -> None:
-        self._last, counts = AppendLog(path, what=WHAT), Counts()
-        for number, line in enumerate(self._last.lines(), start=1):
-            counts.add(*decode(line, f"{path} is damaged at line {number}"))
-            self._num_in_last = number
+    def _open_last(self, number: int) -> None:
+        path, counts = self._path / _shard_name(number), Counts()
+        self._number, self._last = number, AppendLog(path, what=WHAT)
+        for line in self._last.lines():
+            self._num_in_last += 1
+            counts.add(*decode(line, f"{path} is damaged at line {self._num_in_last}"))
         self._known.merge(counts)
 
 
