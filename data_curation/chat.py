@@ -7,8 +7,10 @@ behind OpenAI-compatible endpoints, tests script it in a line.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -85,7 +87,7 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[R]], *, num_wor
 
     What a call raises ends the others and is raised.
     """
-    flying: set[asyncio.Future[R]] = set()
+    flying, ended = set[asyncio.Future[R]](), set[asyncio.Future[R]]()
     try:
         for item in items:
             flying.add(asyncio.ensure_future(work(item)))
@@ -100,4 +102,43 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[R]], *, num_wor
     finally:
         for one in flying:
             one.cancel()
-        await asyncio.gather(*flying, return_exceptions=True)
+        await asyncio.gather(*flying, *ended, return_exceptions=True)  # whatever else they raised is heard
+
+
+def in_thread(iteration: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
+    """An async iteration for those who are not: it goes on in a thread while its results are worked on here.
+
+    What it raises is raised here; leaving early cancels it and waits for its end.
+    """
+    loop = asyncio.new_event_loop()
+    ended: queue.SimpleQueue[tuple[R] | BaseException | None] = queue.SimpleQueue()
+
+    async def run() -> None:
+        try:
+            async for result in iteration():
+                ended.put((result,))
+        except BaseException as error:  # handed over, also a cancellation
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    task = loop.create_task(run())
+
+    def work() -> None:
+        try:
+            loop.run_until_complete(task)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    thread = threading.Thread(target=work, name="async iteration", daemon=True)
+    thread.start()
+    try:
+        while (result := ended.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result[0]
+    finally:
+        with suppress(RuntimeError):  # it has ended, and its loop is closed
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_curation.chat import ChatModel, EndpointDown, FailureWatch, OpenModel, each
+from data_curation.endpoints import open_model
 from data_curation.records import Candidate, Drop, Sifted, drop
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config_endpoints import JudgeFilterConfig
@@ -80,8 +81,6 @@ class JudgeFilter:
         """Replies that were asked for so far, by all calls of this filter."""
 
     def _behind_endpoints(self) -> AbstractAsyncContextManager[ChatModel]:
-        from data_curation.endpoints import open_model  # loads httpx
-
         config = self._config
         return open_model(config, max_tokens=config.max_reply_tokens, temperature=config.temperature)
 

@@ -10,7 +10,7 @@ killed and resumed, however often, ends with the messages of one that was not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -36,6 +36,7 @@ def fill_pool(
     scorer: Scorer,
     config: Config,
     problems_per_wave: int = PROBLEMS_PER_WAVE,
+    on_written: Callable[[int], None] | None = None,
 ) -> None:
     """Bring every problem's pool up to ``size`` messages written by ``model``.
 
@@ -43,22 +44,24 @@ def fill_pool(
         model: fingerprint of the proposer's weights; messages of other models in the pool do not count.
         problems_per_wave: problems that are asked for together. Engines idle towards the end of a wave, when its last
             long trajectories are alone; the prompts of a wave are in memory.
+        on_written: told how many messages have just reached the disk.
 
     Raises what the proposer, the scorer or the disk raises; what is in the pool by then stays there.
     """
+    told = on_written or (lambda num: None)
     for asks in _waves(pool, problems, size, model, config.run.seed, problems_per_wave):
         # Scoring and the disk wait in a thread of their own, never the engines. One thread: one writer.
         with ThreadPoolExecutor(1, thread_name_prefix="pool") as writer:
-            num_answered, writing = 0, deque[Future[None]]()
+            num_answered, writing = 0, deque[Future[int]]()
             try:
                 for index, proposals in proposer.propose(asks):
                     problem, num_answered = asks[index].problem, num_answered + 1
                     scoring = _start_scoring(problem, proposals, scorer=scorer, config=config)
                     writing.append(writer.submit(_write, pool, problem, proposals, *scoring, model))
-                    while writing and writing[0].done():
-                        writing.popleft().result()  # a full disk ends the wave now, not after the engines' hours
+                    while writing and writing[0].done():  # a full disk ends the wave now, not after the engines' hours
+                        told(writing.popleft().result())
                 for written in writing:
-                    written.result()
+                    told(written.result())
             except BaseException:
                 writer.shutdown(cancel_futures=True)
                 raise
@@ -106,8 +109,8 @@ def _write(
     messages: Sequence[str],
     verdicts: Pending[list[Verdict]],
     model: str,
-) -> None:
-    """Wait for the verdicts, then put one problem's messages on disk, the samples in order."""
+) -> int:
+    """Wait for the verdicts, then put one problem's messages on disk, the samples in order; how many they are."""
     pool.append(
         [
             PoolMessage(
@@ -122,3 +125,4 @@ def _write(
             for proposal, message, verdict in zip(proposals, messages, verdicts.result(), strict=True)
         ]
     )
+    return len(messages)
