@@ -111,6 +111,7 @@ def _as_messages(conversation: Sequence[Turn]) -> list[dict[str, str]]:
 def _client_of(config: EndpointConfig) -> Client:
     key = key_from_environment(config.api_key_variable)
     settings = ClientSettings(
+        connect_seconds=config.connect_seconds,
         first_token_seconds=config.first_token_seconds,
         idle_seconds=config.idle_seconds,
         max_retries=config.max_retries,

@@ -20,6 +20,8 @@ class EndpointConfig(Section):
     """The environment variable that holds the key, where one is needed."""
     max_concurrent: Positive = 64
     """Calls in flight at each endpoint."""
+    connect_seconds: float = Field(default=10.0, gt=0)
+    """Longest time until a connection stands."""
     first_token_seconds: float = Field(default=1800.0, gt=0)
     """Longest time until an answer begins: the server's queue and the prefill."""
     idle_seconds: float = Field(default=300.0, gt=0)
@@ -60,6 +62,8 @@ class TestWriterConfig(EndpointConfig):
     """Generators it is asked for per problem, each time told what the last one came to; 0: none."""
     seeds_per_generator: Positive = 8
     """Inputs that are taken from one generator."""
+    min_right_solutions: Positive = 2
+    """Known right solutions that must agree on the output of a new input; with fewer of them, none is made."""
     max_new_tests: Positive = 16
     """New tests a problem gets at most."""
     temperature: float = Field(default=0.8, ge=0)

@@ -67,7 +67,7 @@ def test_an_endpoint_that_does_not_work_is_a_clear_error(tmp_path: Path, answer:
         serving(lambda number, body: answer) as (url, _),
         pytest.raises(EndpointDown, match=rf"[3-9] calls in a row failed at {url}, the last with: {reason}: "),
     ):
-        ballots(tmp_path, url, first_token_seconds=0.1, idle_seconds=0.1)
+        ballots(tmp_path, url, connect_seconds=0.2, first_token_seconds=0.1, idle_seconds=0.1)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
