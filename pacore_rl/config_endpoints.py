@@ -55,7 +55,7 @@ class JudgeFilterConfig(EndpointConfig):
     """Share of a part's problems that may be dropped for want of a reply before the work stops."""
 
 
-class TestWriterConfig(EndpointConfig):
+class WriterConfig(EndpointConfig):
     """A model that writes input generators for coding problems (Appendix C)."""
 
     rounds: Count = 3
@@ -87,7 +87,7 @@ class CodeCurationConfig(Section):
     """Known wrong solutions that are run."""
     need_right_solution: bool = True
     """Drop problems without a right solution that can be run here; nothing vouches for their tests."""
-    writer: TestWriterConfig = TestWriterConfig()
+    writer: WriterConfig = WriterConfig()
 
 
 class PoolsConfig(Section):

@@ -25,7 +25,7 @@ from data_curation.endpoints import open_model
 from data_curation.records import Candidate, Drop, Sifted, drop
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import RewardConfig
-from pacore_rl.config_endpoints import CodeCurationConfig, TestWriterConfig
+from pacore_rl.config_endpoints import CodeCurationConfig, WriterConfig
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.probe import choose_backend
 from pacore_rl.rewards.code.reward import budget_of, inspect_suite
@@ -167,7 +167,7 @@ def _more_tests(
     return asyncio.run(ask())
 
 
-def _opener(writer: TestWriterConfig) -> OpenModel | None:
+def _opener(writer: WriterConfig) -> OpenModel | None:
     if not writer.base_urls:
         return None
     return lambda: open_model(writer, max_tokens=writer.max_reply_tokens, temperature=writer.temperature)
