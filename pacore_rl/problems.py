@@ -104,7 +104,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def _load(path: Path) -> Iterator[tuple[Problem, Record]]:
     first_seen: dict[str, str] = {}
     for where, record in _read_records(path):
-        problem = _to_problem(record, where)
+        problem = problem_of_record(record, where)
         if problem.id in first_seen:
             raise ValueError(
                 f"{where}: the id {problem.id!r} was already used in {first_seen[problem.id]}; "
@@ -208,7 +208,8 @@ def _to_record(problem: Problem) -> Record:
     }
 
 
-def _to_problem(record: Record, where: str) -> Problem:
+def problem_of_record(record: Record, where: str) -> Problem:
+    """One record, in any of the forms above. Raises ValueError that begins with ``where`` and names what is wrong."""
     version = record.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise ValueError(
