@@ -125,7 +125,7 @@ def one_shard(folder: Path) -> dict[str, float]:
 
 
 def prepare(task: tuple[Path, int]) -> dict[str, float]:
-    """The files, and what one shard costs: in a process of its own, whose freed memory would hide what is held later."""
+    """The files, and what one shard costs: in a process of its own, whose freed memory would hide what is held here."""
     folder, num = task
     save_problems(folder / "problems.jsonl", tuple(problems(num)))
     return one_shard(folder / "pool")
