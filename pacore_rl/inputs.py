@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pacore_rl.problems import load_problems
 from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.ground_truths import check_ground_truths
 from pacore_rl.rewards.scorer import open_scorer
-from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.pool_shards import load_messages
 from pacore_rl.training_sets import NOT_SCORED, TrainingSet, load_training_set, training_files
 from pacore_rl.types import Finish, PoolMessage, Problem, Verdict
 
@@ -62,18 +62,23 @@ def data_is_there(data: DataConfig) -> bool:
     """Whether all of it exists."""
     if data.path is not None:
         return bool(training_files(data.path))
-    return all(path.is_file() for path in data_files(data))
+    return all(path.exists() for path in data_files(data))
 
 
-def read_training_data(data: DataConfig) -> TrainingData:
-    """The same without any check of ground truths and messages, and with unscored ones as they are: to measure it."""
+def read_problems(data: DataConfig) -> tuple[Problem, ...]:
+    """The problems of a run without any check of their ground truths."""
     if data.path is not None:
-        found = load_training_set(data.path)
-        return TrainingData(problems=found.problems, pool=found.messages)
+        return load_training_set(data.path).problems
     assert data.problems is not None, "the configuration asks for one of the two"
-    problems = load_problems(data.problems)
-    pool = MessagePool.open(data.pool, must_exist=True) if data.pool else None
-    return TrainingData(problems=problems, pool={p.id: pool.messages(p.id) for p in problems} if pool else {})
+    return load_problems(data.problems)
+
+
+def read_messages(data: DataConfig, problem_ids: Collection[str]) -> Mapping[str, Sequence[PoolMessage]]:
+    """The messages of some of its problems, unscored ones as they are; empty for plain RLVR."""
+    if data.path is not None:
+        messages = load_training_set(data.path).messages
+        return {problem_id: messages.get(problem_id, ()) for problem_id in problem_ids}
+    return load_messages(data.pool, problem_ids) if data.pool else {}
 
 
 def load_training_data(config: Config) -> TrainingData:
@@ -127,13 +132,12 @@ def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, 
 
 
 def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMessage, ...]]:
-    """The pool of the problems, as a mapping by problem id.
+    """The pool of the problems, a file or a folder of shards, as a mapping by problem id.
 
     Raises:
         ValueError: the pool is missing or corrupt, or a problem has no message in it.
     """
-    pool = MessagePool.open(path, must_exist=True)
-    messages = {problem.id: pool.messages(problem.id) for problem in problems}
+    messages = load_messages(path, [problem.id for problem in problems])
     without = [problem_id for problem_id, found in messages.items() if not found]
     if without:
         raise ValueError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pacore_rl.config import Config
-from pacore_rl.inputs import data_is_there, read_training_data
+from pacore_rl.inputs import data_is_there, read_messages, read_problems
 from pacore_rl.interfaces import ChatTokenizer
 from pacore_rl.planning.placement import DeviceKind, check_fits, plan_placement
 from pacore_rl.planning.shapes import KNOWN_TYPES, ModelShape, longest_sequence, shape_of
@@ -56,7 +56,7 @@ def check_run(config: Config, problems: Sequence[Problem] | None = None) -> Meta
     tokenizer = load_tokenizer(config.model.path)
     check_reasoning_marker(config, tokenizer.tokenizer)
     if problems is None and data_is_there(config.data):
-        problems = read_training_data(config.data).problems
+        problems = read_problems(config.data)
     if problems is not None:
         check_prompts(config, tokenizer, problems)
     return models
@@ -237,13 +237,14 @@ def measured_workload(config: Config, problems: Sequence[Problem] | None = None)
     if not data_is_there(config.data) or not Path(config.model.path).expanduser().is_dir():
         return None
     tokenizer = load_tokenizer(config.model.path)
-    data = read_training_data(config.data)
-    problems, pool = data.problems if problems is None else problems, data.pool
+    problems = read_problems(config.data) if problems is None else problems
     first = draw_problems(problems, min(config.ppo.problems_per_step, len(problems)), seed=config.run.seed, step=0)
+    looked_at = [*first, *_longest(problems)]
+    pool = read_messages(config.data, {problem.id for problem in looked_at})
     drawn = [_prompt_length(config, tokenizer, problem, pool.get(problem.id, ())) for problem in first]
     longest = [
         _prompt_length(config, tokenizer, problem, pool.get(problem.id, ()), full=True)
-        for problem in _longest(problems)
+        for problem in looked_at[len(first) :]
     ]
     longest_prompt = max(*drawn, *longest)
     response = min(config.sampling.max_response_tokens, config.model.context_window_tokens - min(drawn))

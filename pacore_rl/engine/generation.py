@@ -109,7 +109,8 @@ class Generation:
         max_tokens = min(room - position, token_budget(request, self._sampling))
         if max_tokens <= 0:
             return "truncated"
-        params = self._sampling_params(sample_seed(request.seed, sample, position), max_tokens)
+        number = request.first_sample + sample
+        params = self._sampling_params(sample_seed(request.seed, number, position), max_tokens)
         try:
             self._engine.add_request(f"{index}/{sample}", tokens_input(self._start_ids(index)), params)
         except (VLLMClientError, ValueError):
