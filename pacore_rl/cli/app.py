@@ -11,6 +11,7 @@ from rich.console import Console
 from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
 from pacore_rl.cli.guard import guard
+from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
@@ -26,11 +27,13 @@ A model answers a problem many times in parallel, and learns to write one better
   5. [cyan]train[/]          PPO on synthesis
   6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
   7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines
+  8. [cyan]infer[/]          answer questions through a served model, in rounds; [cyan]serve[/] offers that as an API
 """
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(curate, name="curate")
+app.command()(infer)
 
 
 def main() -> None:

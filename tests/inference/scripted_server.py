@@ -190,3 +190,10 @@ def events(script: Script) -> list[str]:
 
 def pieces(text: str | None) -> list[str]:
     return [text[i : i + 3] for i in range(0, len(text), 3)] if text else []
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for a condition; TimeoutError where it does not come."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
