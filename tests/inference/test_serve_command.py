@@ -13,12 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
-from test_batch import REPOSITORY, numbered
-from test_batch import serving as endpoint
+from scripted_server import in_thread, numbered
 from typer.testing import CliRunner
 
 from pacore_rl.cli.app import app
 from pacore_rl.inference.server.run import is_loopback
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def serve(*arguments: Any, **environment: str) -> Any:
@@ -39,7 +40,7 @@ def test_loopback_is_known(host: str) -> None:
 def test_what_cannot_be_served_is_told_at_once(tmp_path: Path) -> None:
     empty = tmp_path / "keys"
     empty.write_text("# none yet\n")
-    with socket.socket() as taken, endpoint() as upstream:
+    with socket.socket() as taken, in_thread() as upstream:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         cases = [
@@ -56,7 +57,7 @@ def test_what_cannot_be_served_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_it_serves_on_loopback_and_ends_in_order() -> None:
-    with endpoint(numbered) as upstream:
+    with in_thread(numbered) as upstream:
         port = _free_port()
         command = [sys.executable, "-m", "pacore_rl", "serve", "--endpoint", upstream.url, "--port", str(port)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PACORE_RL_API_KEYS": "secret"}

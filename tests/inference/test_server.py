@@ -75,6 +75,7 @@ async def test_a_stream_is_the_closing_round_as_it_is_written(server: ScriptedSe
             if choice.delta.content:
                 times.append(time.monotonic())
         usage = chunk.usage or usage
+    assert usage is not None
     assert (content, reasoning, finish) == ("The answer is 4", "so", "stop")
     assert len(times) >= 4 and times[-1] - times[0] > 0.04  # it came in pieces, not at once
     assert usage.pacore["rounds"][0]["num_samples"] == 4
