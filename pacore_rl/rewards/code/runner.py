@@ -247,10 +247,20 @@ def enter(description: dict[str, Any], libc: ctypes.CDLL) -> None:
     os.environ.clear()
 
 
+def _add_exit() -> None:
+    """Programs call ``exit()`` and ``quit()`` without importing them; ``site``, which makes them, is left out here."""
+    import _sitebuiltins
+    import builtins
+
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
+
+
 def main() -> None:
     description = marshal.loads(bytes.fromhex(sys.argv[1]))
     libc = ctypes.CDLL(None, use_errno=True)
     os.umask(0o077)
+    _add_exit()
     enter(description, libc)
     # A low number, so that children find it among the few that they close.
     control = _socket.socket(fileno=os.dup(description["control"]))

@@ -41,6 +41,12 @@ def test_the_share_of_tests_is_the_reward() -> None:
     assert "does not compile: SyntaxError" in broken.reason
 
 
+@pytest.mark.parametrize("ending", ["exit()", "quit()", "exit(0)", "import sys; sys.exit(0)"])
+def test_a_program_that_ends_itself_is_right(ending: str) -> None:
+    assert graded(f"{ADD}\n{ending}\nprint('more')").passed == 8
+    assert graded(f"{ADD}\nexit(1)").reason == "0 of 8 tests passed; test 1: exit code 1"
+
+
 def test_cpp() -> None:
     if complaint := cpp_complaint(choose_backend()):
         pytest.skip(complaint)
