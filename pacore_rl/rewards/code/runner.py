@@ -202,6 +202,11 @@ def _execute(code: CodeType, prelude: CodeType | None, call: str, argv: list[str
 
         atexit._run_exitfuncs()
         sys.stdout.flush()
+        if not call:
+            # A stream of the program's own is written out when its last reference goes.
+            del sys.modules[module.__name__], module
+            gc.collect()
+            sys.stdout.flush()
     except BaseException as error:  # a full output file, or what an exit function raised
         status = status or 1
         sys.__excepthook__(type(error), error, None)
