@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
@@ -228,7 +229,7 @@ class RayAnswers:
             max_concurrency=num_threads + 1,  # and one that closes
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": _environment(config)},
-        ).remote(config)
+        ).remote(config, [os.getcwd(), *filter(None, sys.path)])
         return _Worker(number=number, handle=handle, num_threads=num_threads)
 
     def _end_workers(self) -> None:

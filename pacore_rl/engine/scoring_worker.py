@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 
 from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.answers import LocalAnswers
@@ -13,8 +15,13 @@ from pacore_rl.types import Verdict
 class ScoringWorker:
     """A Ray actor. Its children (checkers, sandboxes) hold a socket of this process, and end when it does."""
 
-    def __init__(self, config: RewardConfig) -> None:
-        """``config.num_workers``: questions that this worker answers at once."""
+    def __init__(self, config: RewardConfig, search_path: Sequence[str]) -> None:
+        """
+        Args:
+            config: its ``num_workers`` is the number of questions that this worker answers at once.
+            search_path: where the controller finds modules, such as a reward of the user's.
+        """
+        sys.path += [folder for folder in search_path if folder not in sys.path]
         self._answers = LocalAnswers(config)
 
     def answer(self, question: Question) -> Verdict:

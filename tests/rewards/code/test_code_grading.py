@@ -9,6 +9,8 @@ import time
 import pytest
 
 from pacore_rl.config import RewardConfig
+from pacore_rl.rewards.code import backends
+from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.building import cpp_complaint
 from pacore_rl.rewards.code.grading import Budget, Grade, grade
 from pacore_rl.rewards.code.probe import choose_backend
@@ -60,15 +62,20 @@ def test_a_stream_of_its_own_is_written_out_at_the_end() -> None:
     assert graded(buffered).passed == 8
 
 
-def test_cpp() -> None:
-    if complaint := cpp_complaint(choose_backend()):
+@pytest.mark.parametrize("name", BACKENDS)
+def test_cpp(name: Backend) -> None:
+    if complaint := backends.obstacle(name) or cpp_complaint():
         pytest.skip(complaint)
-    assert graded(CPP_ADD, language="cpp").passed == 8
-    assert "does not compile" in graded("int main() {", language="cpp").reason
-    leaking = graded('#include "/etc/passwd"\nint main() {}', language="cpp")
+
+    def cpp(source: str) -> Grade:
+        return grade(Program(language="cpp", source=source), SUM, name)
+
+    assert cpp("#include <bits/stdc++.h>\n" + CPP_ADD).passed == 8
+    assert "does not compile" in cpp("int main() {").reason
+    leaking = cpp('#include "/etc/passwd"\nint main() {}')
     assert "passwd" in leaking.reason and "root:" not in leaking.reason
     assembled = 'asm(".incbin \\"/etc/passwd\\"");\n' + CPP_ADD
-    assert graded(assembled, language="cpp").passed == 0
+    assert cpp(assembled).passed == 0
 
 
 def test_a_program_that_loops_is_stopped_with_a_fixed_denominator() -> None:
