@@ -16,7 +16,6 @@ from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.problems import save_problems
 from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
 from pacore_rl.reporting.terminal import console
-from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import WriteMessages
@@ -28,12 +27,13 @@ HELD_OUT_SHARE = 0.1
 def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = None, model: str | None = None) -> Path:
     """``pacore-rl pool``: bring the pool at ``out`` up to ``size`` messages per problem."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     size, path = size or config.synthesis.pool_size, model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     pool = MessagePool.open(out)
     tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         fill_watched_pool(
             pool,
             selected,
@@ -78,12 +78,13 @@ def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> P
 def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, model: str | None = None) -> Path:
     """``pacore-rl curate stage2``: keep problems with 0 < synthesis accuracy < 1 under a stage-1 checkpoint."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     path = model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
     tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config
         )

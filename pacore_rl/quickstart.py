@@ -24,6 +24,7 @@ from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
 from pacore_rl.engine.cluster import RayEngine, open_engine
+from pacore_rl.engine.scoring import open_run_scorer
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
 from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, save_report
@@ -34,7 +35,6 @@ from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
-from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.runs import open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
@@ -238,9 +238,9 @@ def run(
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
     with (
-        open_scorer(config.reward) as scorer,
         open_sinks(config, total_steps=total_steps) as sinks,
         open_engine(config) as engine,
+        open_run_scorer(config) as scorer,
     ):
         Quickstart(config=config, plan=plan, engine=engine, scorer=scorer, tokenizer=tokenizer, sinks=sinks).run()
     return config.run_dir

@@ -25,7 +25,6 @@ from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.jsonl import JsonlSink
 from pacore_rl.reporting.terminal import console
 from pacore_rl.reporting.wandb_sink import WandbSink
-from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
 
@@ -33,6 +32,7 @@ from pacore_rl.trainer import Trainer
 def train(config: Config) -> Path:
     """``pacore-rl train``: the whole run. Returns its folder."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     problems = load_checked_problems(config.data.problems, config.reward)
     check_run(config, problems)
@@ -40,7 +40,7 @@ def train(config: Config) -> Path:
     held_out = load_held_out(config)
     tokenizer = load_tokenizer(config.model.path)
     run_dir = prepare_run_dir(config)
-    with open_scorer(config.reward) as scorer, open_sinks(config) as sinks, open_engine(config) as engine:
+    with open_sinks(config) as sinks, open_engine(config) as engine, open_run_scorer(config) as scorer:
         Trainer(
             config=config,
             engine=engine,
@@ -59,6 +59,7 @@ def train(config: Config) -> Path:
 def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
     """``pacore-rl evaluate``: controls and K configurations on the held-out problems; writes ``out``."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     held_out = load_held_out(config)
     if held_out is None:
@@ -68,7 +69,7 @@ def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
         )
     path = model or config.model.path
     tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         report = held_out.report(config, engine.generator, scorer, tokenizer)
     save_report(report, out)
     console.print(report_table(report, title=f"{path} on {len(held_out.problems)} held-out problems"))

@@ -89,7 +89,8 @@ def plan_on_cluster(config: Config, *, learners: bool) -> PlacementPlan:
 def _start_private(config: Config, *, learners: bool) -> PlacementPlan:
     num_gpus = torch.cuda.device_count()
     plan = plan_placement(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
-    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1, os.cpu_count() or 1)
+    scoring = config.reward.num_workers if config.reward.placement == "ray" else 0
+    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1 + scoring, os.cpu_count() or 1)
     check_fits(plan, {"this machine": {"CPU": num_cpus, "GPU": num_gpus}})
     ray.init(
         address="local",

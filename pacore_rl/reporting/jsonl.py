@@ -25,7 +25,7 @@ class JsonlSink:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _repair(path)
+        cut_unfinished_line(path)
         self._file = path.open("ab", buffering=0)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -73,7 +73,7 @@ def _writable(key: str, value: float) -> float | str:
     return int(number) if isinstance(value, int) else number
 
 
-def _repair(path: Path) -> None:
+def cut_unfinished_line(path: Path) -> None:
     """Cut what follows the last line end: a line that a crash left unfinished."""
     if not path.exists():
         return
