@@ -14,7 +14,7 @@ Baseline = Literal["self_consistency", "best_single", "sequential", "aggregation
 class BenchmarksConfig(Section):
     """Public benchmarks, as section 3 of the paper measures them. See docs/evaluation.md."""
 
-    sets: dict[str, str | None] = {}
+    sets: dict[str, str | None] = Field(default_factory=dict[str, str | None])
     """Benchmark: its source, a path or a hub id, or null for the registered hub id; none: no benchmark is run."""
     configurations: tuple[tuple[Positive, ...], ...] = ((4,), (16,), (32, 4))
     """K vectors; the closing round of 1 is implied (Table 1: low, medium, high)."""
@@ -42,7 +42,7 @@ class BenchmarksConfig(Section):
     """K vectors to run without compaction too: whole trajectories as messages (Figure 4)."""
     instruction: str | None = None
     """Appended to every problem; null: the benchmark's own."""
-    max_concurrent: Positive = Field(default=256)
+    max_concurrent: Positive = 256
     """Problems under way at a time on an endpoint."""
     attempts_per_batch: Positive = 1024
     """Runs that share a batch on the engine; each batch is on disk before the next begins."""

@@ -15,11 +15,7 @@ Record = Mapping[str, Any]
 LIVECODEBENCH_WINDOW = (date(2024, 8, 1), date(2025, 5, 31))
 """Contests of August 2024 to May 2025: the paper's LiveCodeBench 2408-2505."""
 
-_PLAIN_NAMES = {
-    **dict.fromkeys(("ID", "unique_id", "problem_idx"), "id"),
-    "Problem": "problem",
-    "Answer": "answer",
-}
+_IDS = ("ID", "unique_id", "problem_idx")
 _PLAIN_DROPPED = ("solution", "url", "problem_type")
 _HLE_KEPT = ("answer_type", "category", "raw_subject")
 _LCB_DROPPED = ("question_content", "question_title", "question_id", "platform", "contest_id")
@@ -27,9 +23,12 @@ _LCB_DROPPED = ("question_content", "question_title", "question_id", "platform",
 
 def plain(record: Record) -> Record:
     """MathArena, HuggingFaceH4, files of ours: ``problem`` and ``answer``, with an id of whatever numbers them."""
-    names = {} if record.get("id") not in (None, "") else _PLAIN_NAMES
-    form = {names.get(key, key): value for key, value in record.items() if key.lower() not in _PLAIN_DROPPED}
-    return {**form, "id": str(form["id"])} if form.get("id") not in (None, "") else form
+    form = {key: value for key, value in record.items() if key.lower() not in _PLAIN_DROPPED and key not in _IDS}
+    for name in ("Problem", "Answer"):
+        if name in form:
+            form[name.lower()] = form.pop(name)
+    id = next((record[key] for key in ("id", *_IDS) if record.get(key) not in (None, "")), None)
+    return form if id is None else {**form, "id": str(id)}
 
 
 def imo_answerbench(record: Record) -> Record:

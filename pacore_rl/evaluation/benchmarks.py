@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pacore_rl.evaluation import benchmark_records as forms
 from pacore_rl.problems import problem_of_record, read_records
@@ -129,9 +129,7 @@ def benchmark_of(name: str, source: str | None) -> Benchmark:
             f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}: {hint} A set of your own needs a path, "
             f"such as {name}=data/{name}.jsonl."
         )
-    return Benchmark(
-        name=name, title=name, hub_id=None, reward=None, instruction=NO_INSTRUCTION, samples_per_problem=1
-    )
+    return Benchmark(name=name, title=name, hub_id=None, reward=None, instruction=NO_INSTRUCTION, samples_per_problem=1)
 
 
 def load_benchmark(
@@ -207,8 +205,10 @@ def _hub_rows(hub_id: str, split: str, benchmark: Benchmark) -> Iterable[Record]
         if benchmark.files is not None and hub_id == benchmark.hub_id:
             # The data set's own loading script is not run: code from the hub is never executed.
             pattern = f"hf://datasets/{hub_id}/{benchmark.files}"
-            return load_dataset("json", data_files=pattern, split="train", streaming=True)
-        return load_dataset(hub_id, split=split)
+            rows = load_dataset("json", data_files=pattern, split="train", streaming=True)
+        else:
+            rows = load_dataset(hub_id, split=split)
+        return [cast(Record, row) for row in rows]
     except Exception as error:  # the hub's errors have no common type: connection, offline mode, access, absence
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
