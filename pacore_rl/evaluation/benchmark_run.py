@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from pacore_rl.evaluation.answer_records import AnswerFile, AnswerRecord, RoundCost
 from pacore_rl.evaluation.asking import Ask, Asker
@@ -90,9 +89,11 @@ class BenchmarkRun:
                     pool.append(waiting.popleft().messages(model))
                 return ()
 
-            self.asker.answer(asks, then)
-            for entry in waiting:
-                pool.append(entry.messages(model))
+            try:
+                self.asker.answer(asks, then)
+            finally:  # what has been generated is kept, whatever stopped the rest
+                for entry in waiting:
+                    pool.append(entry.messages(model))
 
     def find_equivalence(self) -> None:
         """Compare the answers of problems whose pool has grown since they were compared last."""
@@ -163,8 +164,10 @@ class BenchmarkRun:
                 answers.append([waiting.popleft().record()])
             return ()
 
-        self.asker.answer([ask for wave in waves for ask in asks_of(wave)], then)
-        answers.append([answered.record() for answered in waiting])
+        try:
+            self.asker.answer([ask for wave in waves for ask in asks_of(wave)], then)
+        finally:  # what has been answered is kept, whatever stopped the rest
+            answers.append([answered.record() for answered in waiting])
 
     def _attempt(self, task: _Task, pools: Mapping[str, Sequence[PoolMessage]]) -> Attempt:
         return start_attempt(
@@ -178,10 +181,13 @@ class BenchmarkRun:
 
     def _start_scoring(self, task: _Task, result: AttemptResult) -> _Answered:
         """The answers with the scorer, and those messages that they were made of and that have no verdict yet."""
-        finals = zip(result.conclusions, (reply.finish for reply in result.finals), strict=True)
-        fresh = ((text, finish) for text, (finish, verdict) in result.shown if verdict is None)
-        verdicts = self.scorer.score([(task.problem, text, finish) for text, finish in chain(finals, fresh)])
-        return _Answered(task=task, result=result, verdicts=verdicts)
+        own = self.scorer.score(
+            [(task.problem, text, reply.finish) for text, reply in zip(result.conclusions, result.finals, strict=True)]
+        )
+        fresh = self.scorer.score(
+            [(task.problem, text, finish) for text, (finish, verdict) in result.shown if verdict is None]
+        )
+        return _Answered(task=task, result=result, verdicts=own, shown_verdicts=fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,10 +237,11 @@ class _Answered:
     task: _Task
     result: AttemptResult
     verdicts: Pending[list[Verdict]]
+    shown_verdicts: Pending[list[Verdict]]
+    """Of those messages shown that had none."""
 
     def record(self) -> AnswerRecord:
-        verdicts = self.verdicts.result()
-        own, fresh = verdicts[: len(self.result.finals)], iter(verdicts[len(self.result.finals) :])
+        fresh = iter(self.shown_verdicts.result())
         shown = [verdict if verdict is not None else next(fresh) for _, (_, verdict) in self.result.shown]
         return AnswerRecord(
             problem_id=self.task.problem.id,
@@ -242,7 +249,9 @@ class _Answered:
             sample=self.task.sample,
             answers=tuple(
                 _response(reply, text, verdict)
-                for reply, text, verdict in zip(self.result.finals, self.result.conclusions, own, strict=True)
+                for reply, text, verdict in zip(
+                    self.result.finals, self.result.conclusions, self.verdicts.result(), strict=True
+                )
             ),
             shown_correct=tuple(verdict.correct for verdict in shown if not verdict.outcome.endswith("_error")),
             num_dropped=self.result.num_dropped,
