@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pacore_rl.config import Config
 from pacore_rl.evaluation.asking import Asker, EngineAsker
@@ -12,6 +14,7 @@ from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet,
 from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, summarise
 from pacore_rl.evaluation.benchmark_run import BenchmarkRun
 from pacore_rl.evaluation.benchmarks import benchmark_of, load_benchmark
+from pacore_rl.evaluation.endpoint import open_endpoints
 from pacore_rl.evaluation.responses import evaluation_sampling
 from pacore_rl.inputs import fingerprint
 from pacore_rl.interfaces import Scorer
@@ -21,6 +24,9 @@ from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.types import Problem
 
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+"""The environment variable that holds an endpoint's key, where it needs one."""
+
 
 def evaluate_benchmarks(config: Config, *, model: str | None = None, out: Path) -> tuple[BenchmarkResult, ...]:
     """Run every benchmark of ``evaluation.benchmarks.sets`` on the engine, into the folder ``out``."""
@@ -29,6 +35,47 @@ def evaluate_benchmarks(config: Config, *, model: str | None = None, out: Path) 
     manifest = manifest_of(config, problems, model_path=path, model=fingerprint(path))
     with open_scorer(config.reward) as scorer, open_engine_asker(config, path) as asker:
         return run_sets(problems, BenchmarkFolder(out), manifest, asker, scorer)
+
+
+def evaluate_endpoint(
+    config: Config,
+    *,
+    out: Path,
+    endpoints: Sequence[str],
+    model: str | None = None,
+    served_model: str | None = None,
+) -> tuple[BenchmarkResult, ...]:
+    """Run every benchmark on OpenAI-compatible endpoints, into the folder ``out``.
+
+    Args:
+        model: what the served weights are called in records and tables; None: the endpoint's name of them.
+        served_model: the endpoint's name; None: the only one it serves.
+    """
+    settings, sampling = config.evaluation.benchmarks, evaluation_sampling(config)
+    options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    window = config.model.context_window_tokens
+    if sampling.max_response_tokens < window:  # else a response may be as long as the window lets it be
+        options["max_tokens"] = sampling.max_response_tokens
+    with open_endpoints(
+        endpoints,
+        model=served_model,
+        options=options,
+        end_of_reasoning=config.model.end_of_reasoning,
+        reserve_tokens=max(config.sampling.answer_reserve_tokens, options.get("max_tokens", 0)),
+        window_tokens=None,
+        max_open_calls=settings.max_open_calls,
+        api_key=os.environ.get(API_KEY_VARIABLE) or None,
+    ) as asker:
+        problems = load_sets(config)
+        name = model or asker.model.name
+        manifest = manifest_of(config, problems, model_path=name, model=name)
+        with open_scorer(config.reward) as scorer:
+            return run_sets(problems, BenchmarkFolder(out), manifest, asker, scorer)
+
+
+def shown_name(folder: Path) -> str:
+    """The model of an evaluation, as its tables call it."""
+    return Path(BenchmarkFolder(folder).manifest().model_path).name
 
 
 @contextmanager
@@ -101,7 +148,7 @@ def manifest_of(config: Config, problems: dict[str, tuple[Problem, ...]], *, mod
 
 
 def run_sets(
-    problems: dict[str, Sequence[Problem]] | dict[str, tuple[Problem, ...]],
+    problems: Mapping[str, Sequence[Problem]],
     folder: BenchmarkFolder,
     manifest: Manifest,
     asker: Asker,

@@ -42,8 +42,8 @@ class BenchmarksConfig(Section):
     """K vectors to run without compaction too: whole trajectories as messages (Figure 4)."""
     instruction: str | None = None
     """Appended to every problem; null: the benchmark's own."""
-    max_concurrent: Positive = 256
-    """Problems under way at a time on an endpoint."""
+    max_open_calls: Positive = 512
+    """Calls open at a time, for each endpoint."""
     attempts_per_batch: Positive = 1024
     """Runs that share a batch on the engine; each batch is on disk before the next begins."""
     seed: Count = 0

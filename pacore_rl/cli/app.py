@@ -12,6 +12,7 @@ from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
 from pacore_rl.cli.evaluate import evaluate
 from pacore_rl.cli.guard import guard
+from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 from pacore_rl.cli.report import report
 
@@ -29,6 +30,7 @@ A model answers a problem many times in parallel, and learns to write one better
   6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
   7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines; held-out problems or benchmarks
   8. [cyan]report[/]         the paper's tables and figures, from what was recorded
+  9. [cyan]infer[/]          answer questions through a served model, in rounds; [cyan]serve[/] offers that as an API
 """
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
@@ -36,6 +38,7 @@ app = typer.Typer(
 app.add_typer(curate, name="curate")
 app.command()(evaluate)
 app.command()(report)
+app.command()(infer)
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _repair(path)
+        cut_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
     def append(self, *records: Mapping[str, Any]) -> None:
@@ -96,8 +96,8 @@ def _writable(key: str, value: float) -> float | str:
     return int(number) if isinstance(value, int) else number
 
 
-def _repair(path: Path) -> None:
-    """Cut what follows the last line end: a line that a crash left unfinished."""
+def cut_torn_line(path: Path) -> None:
+    """Cut what follows the last line end: a line that a crash left unfinished. A missing file is left alone."""
     if not path.exists():
         return
     with path.open("rb+") as file:

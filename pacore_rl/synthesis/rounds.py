@@ -60,6 +60,15 @@ class ProblemRounds:
         """Messages left out of a prompt because they were empty, had failed or did not fit the context window."""
         return sum(call.num_dropped for call in self.calls)
 
+    @property
+    def num_trajectories_left(self) -> int:
+        """Those of the rounds that have not been received, the closing ones included."""
+        return sum(self.plan.num_samples(index) for index in range(self._round_index, self.plan.num_rounds))
+
+    def skip_to_closing(self) -> None:
+        """Leave out the rounds before the closing one that have not begun: it reads the messages there are."""
+        self._round_index = max(self._round_index, len(self.plan.configuration))
+
     def next_call(self, *, room_tokens: int | None) -> Steps[tuple[str, ...], int, Call]:
         """The next round, its messages in a fresh order and cut to a prompt of at most ``room_tokens``.
 

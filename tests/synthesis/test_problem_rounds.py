@@ -130,3 +130,17 @@ def test_a_plan_is_checked_when_it_is_made() -> None:
         RoundsPlan.of((4,), compaction="last_line")
     with pytest.raises(ValueError, match="at least one"):
         RoundsPlan.of((4,), num_answers=0)
+
+
+def test_rounds_may_be_skipped_to_the_closing_one() -> None:
+    rounds = ProblemRounds("p", RoundsPlan.of((2, 3, 4)))
+    assert rounds.num_trajectories_left == 10
+    next_call(rounds)
+    rounds.receive([reply("</think>x")] * 2)
+    assert rounds.num_trajectories_left == 8
+    rounds.skip_to_closing()
+    assert rounds.num_trajectories_left == 1
+    call = next_call(rounds)
+    assert (call.is_final, call.round_index, call.messages) == (True, 3, ("x", "x"))
+    rounds.receive([reply("</think>y")])
+    assert rounds.answers[0].text == "y" and list(rounds.ledger.by_round()) == [0, 3]
