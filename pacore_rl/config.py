@@ -20,11 +20,13 @@ from pacore_rl.config_engine import (
     LoraConfig,
     RolloutConfig,
 )
+from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.config_rewards import CustomRewardConfig, JudgeConfig, RewardConfig
 from pacore_rl.synthesis.compaction import check_compaction
 
 __all__ = [
     "ActorConfig",
+    "BenchmarksConfig",
     "ClusterConfig",
     "Config",
     "CriticConfig",
@@ -183,6 +185,7 @@ class EvaluationConfig(Section):
     """Full multi-round runs per problem and configuration."""
     self_consistency_pool: Positive = 64
     """Solo responses per problem from which votes of any size are redrawn."""
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
 
 
 class TrainerConfig(Section):
