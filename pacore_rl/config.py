@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pacore_rl.config_base import Count, Positive, Section, Share
+from pacore_rl.config_curation import CurationConfig
 from pacore_rl.config_engine import (
     ActorConfig,
     ClusterConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "ClusterConfig",
     "Config",
     "CriticConfig",
+    "CurationConfig",
     "CustomRewardConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -223,6 +225,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     trainer: TrainerConfig = TrainerConfig()
     logging: LoggingConfig = LoggingConfig()
+    curation: CurationConfig = CurationConfig()
 
     @property
     def run_dir(self) -> Path:
