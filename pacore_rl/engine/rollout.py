@@ -15,9 +15,10 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTa
 from pacore_rl.config import Config
 from pacore_rl.engine.generation import Response, complete, not_begun
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.rollout_worker import CONTROL, ENVIRONMENT, News, RolloutWorker
+from pacore_rl.engine.rollout_worker import ENVIRONMENT, News, RolloutWorker
 from pacore_rl.engine.routing import DynamicRoute, Job, Route, Routing, StaticRoute
 from pacore_rl.engine.weight_sync import WeightLink
+from pacore_rl.engine.whereabouts import CONTROL
 from pacore_rl.failures import WorkerDied
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 

@@ -5,6 +5,7 @@ JSON has no NaN and no infinity: they are written as the texts "nan", "inf" and 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 SCHEMA = 1
+JOURNALS = ("metrics.jsonl", "samples.jsonl")
+"""Files of a run folder to which every step adds lines; a run that goes on from a checkpoint cuts them back to it."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +36,15 @@ class JsonlSink:
         line: dict[str, float | str] = {"schema": SCHEMA, "step": step}
         for key, value in metrics.items():
             line[key] = _writable(key, value)
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        whole = json.dumps(line, allow_nan=False).encode() + b"\n"
+        written = self._file.write(whole)
+        if written != len(whole):
+            raise OSError(
+                errno.ENOSPC,
+                f"only {written} of {len(whole)} bytes of the metrics of step {step} found room; the run can go on "
+                "with --resume auto once there is more",
+                self._file.name,
+            )
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -59,6 +70,27 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
                 "and a step. Remove the line, or give the metrics.jsonl of a run."
             ) from error
     return [by_step[step] for step in sorted(by_step)]
+
+
+def length(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def cut_back(path: Path, num_bytes: int) -> None:
+    """Remove what was appended past ``num_bytes``: lines of steps that a resumed run makes again.
+
+    Raises:
+        ValueError: the file is shorter than that.
+    """
+    size = length(path)
+    if size < num_bytes:
+        raise ValueError(
+            f"{path} has {size} bytes, and had {num_bytes} when the checkpoint was written: lines are missing. Put the "
+            "file back, or start a new run from the checkpoint's actor folder."
+        )
+    if size > num_bytes:
+        os.truncate(path, num_bytes)
 
 
 def _writable(key: str, value: float) -> float | str:
