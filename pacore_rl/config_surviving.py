@@ -16,6 +16,8 @@ class SurvivingConfig(Section):
     """Restarts without a finished step in between: of one engine, or of all workers from the last checkpoint."""
     health_timeout_seconds: float = Field(default=60.0, gt=0)
     """A worker that does not say where it runs for this long is hung: it is killed, and started again."""
+    stall_timeout_seconds: float = Field(default=900.0, gt=0)
+    """An engine that has responses to generate and makes no step for this long is hung too."""
     node_wait_seconds: float = Field(default=600.0, ge=0)
     """A restart waits this long for hardware that went with a node; the rest of the cluster serves as well."""
     on_disk_full: Literal["stop", "skip"] = "stop"

@@ -282,5 +282,10 @@ def _start_all(
     for learner in learners:
         learner.wait_ready()
     weight_sync.connect(rollout, learners[0].handles, device=device)
+    actor = learners[0]
+    if colocated:  # an engine's GPUs are the learners' too: none can start while the others generate
+        rollout.replaceable = False
+    else:
+        rollout.send_to = lambda worker: weight_sync.send_to(rollout, actor.handles, worker, device=device)
     turns = Turns(RayHardware(config=config, rollout=rollout, learners=learners)) if colocated else None
     return RayEngine(config=config, rollout=rollout, learners=learners, turns=turns)

@@ -17,7 +17,7 @@ from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine.learner_worker import LearnerWorker, Minibatch, Role, StepResult, learning_rate
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.whereabouts import CONTROL
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, locate
 from pacore_rl.interfaces import Pending
 from pacore_rl.ppo.advantages import explained_variance
 from pacore_rl.ppo.batch import Int64, MicroBatch, count_tokens, gather_flat, pack, scatter_flat, split_rows
@@ -39,6 +39,8 @@ class LearnerGroup:
         self.handles = list(handles)
         """Ray actors in rank order."""
         self._ready = list(ready)
+        self._places: list[Whereabouts] = []
+        """Of the ranks, once they are ready."""
 
     @classmethod
     def start(cls, role: Role, config: Config, device: Device) -> Self:
@@ -69,6 +71,13 @@ class LearnerGroup:
             timeout_seconds=self.config.cluster.start_timeout_seconds,
             limit_name="cluster.start_timeout_seconds",
         ).result()
+        self._places = self._pending(
+            "saying where it runs",
+            [locate(handle) for handle in self.handles],
+            lambda places: places,
+            timeout_seconds=self.config.run.worker_timeout_seconds,
+            limit_name="run.worker_timeout_seconds",
+        ).result()
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, tokenizer included; it appears whole or not at all."""
@@ -95,10 +104,15 @@ class LearnerGroup:
         """Go on from what ``write_snapshot`` wrote, in whatever layout."""
         return self._command("load_state", [(folder.absolute(),)] * len(self.handles), lambda _: None)
 
+    def name_of(self, rank: int) -> str:
+        """A rank and its host, for messages."""
+        host = f" on {self._places[rank].host} (pid {self._places[rank].pid})" if self._places else ""
+        return f"{self.role} rank {rank}{host}"
+
     def close(self) -> None:
         """End the ranks' processes. Safe to call twice."""
-        for handle in self.handles:
-            ray.kill(handle)
+        for rank, handle in enumerate(self.handles):
+            end(handle, self._places[rank] if self._places else None)
         self.handles.clear()
 
     def _pack(self, batch: ExperienceBatch) -> tuple[tuple[MicroBatch, ...], ...]:
@@ -166,7 +180,9 @@ class LearnerGroup:
     ) -> RayPending[T]:
         return RayPending(
             what=what,
-            workers=[f"{self.role} rank {rank}" for rank in range(len(refs))],
+            workers=[self.name_of(rank) for rank in range(len(refs))],
+            handles=self.handles if self._places else (),  # a process that only starts does not answer
+            health_timeout_seconds=self.config.surviving.health_timeout_seconds,
             refs=refs,
             timeout_seconds=timeout_seconds,
             limit_name=limit_name,

@@ -66,6 +66,7 @@ class RolloutWorker:
         self._device = replace(device, placement=None)
         self._model_path = model_path
         self._weight_version = 0
+        self._num_steps = 0
         self._context_window_tokens = config.model.context_window_tokens
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
 
@@ -147,6 +148,7 @@ class RolloutWorker:
                 more = news.more
             if generation.busy:
                 ended += generation.step()
+                self._num_steps += 1
             if ended:
                 yield ended
                 ended = []
@@ -159,7 +161,7 @@ class RolloutWorker:
 
     def whereabouts(self) -> Whereabouts:
         """Where this process runs; answered at once, whatever the engine is doing."""
-        return Whereabouts.of_this_process()
+        return Whereabouts.of_this_process(self._num_steps)
 
     def _news(self, call: str, *, wait: bool) -> Iterator[News]:
         """What was told of a call so far; with ``wait``, at least one."""

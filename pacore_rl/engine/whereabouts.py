@@ -31,11 +31,18 @@ class Whereabouts:
     """Address of its node."""
     node_id: str
     pid: int
+    num_steps: int = 0
+    """Engine steps so far: an engine that has work and makes none is caught in one."""
 
     @classmethod
-    def of_this_process(cls) -> Self:
+    def of_this_process(cls, num_steps: int = 0) -> Self:
         context = ray.get_runtime_context()
-        return cls(host=ray.util.get_node_ip_address(), node_id=context.get_node_id(), pid=os.getpid())
+        return cls(
+            host=ray.util.get_node_ip_address(),
+            node_id=context.get_node_id(),
+            pid=os.getpid(),
+            num_steps=num_steps,
+        )
 
 
 def locate(handle: Any) -> ray.ObjectRef[Any]:
@@ -61,14 +68,17 @@ def silent(handles: Sequence[Any], timeout_seconds: float) -> dict[int, str]:
     return wrong
 
 
+def is_alive(node_id: str) -> bool:
+    """Whether a node of the cluster is there."""
+    alive: Mapping[str, bool] = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+    return alive.get(node_id, False)
+
+
 def end(handle: Any, where: Whereabouts | None) -> None:
     """Kill a worker, be it stopped or hung: Ray asks a process to end itself, which such a one cannot."""
     with suppress(RayActorError, ValueError):
         ray.kill(handle)
-    if where is None:
-        return
-    alive: Mapping[str, bool] = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
-    if not alive.get(where.node_id, False):
+    if where is None or not is_alive(where.node_id):
         return  # it went with its node
     if where.node_id == ray.get_runtime_context().get_node_id():
         _kill(where.pid)
