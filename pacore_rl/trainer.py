@@ -32,7 +32,7 @@ from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
 from pacore_rl.failures import RunStopped
 from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
-from pacore_rl.metrics import Stopwatch, off_policy_metrics, scoring_failures, step_metrics
+from pacore_rl.metrics import Stopwatch, off_policy_metrics, scoring_failures, scoring_metrics, step_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
 from pacore_rl.types import ExperienceBatch, Float32, Problem
@@ -129,6 +129,9 @@ class Trainer:
                     entropy_A=entropy_A,
                     old_values_A=old_values_A,
                     returns_A=returns_A,
+                )
+                metrics |= scoring_metrics(
+                    rows, waited_seconds=watch.seconds["score"], num_workers=config.reward.num_workers
                 )
                 metrics |= {f"policy/{key}": value for key, value in actor_metrics.items()}
                 metrics |= {f"critic/{key}": value for key, value in critic_metrics.items()}

@@ -164,4 +164,4 @@ def test_after_close_nothing_is_left(scorer: RayScorer) -> None:
     scorer.close()
     assert wait_for(lambda: not any(map(is_alive, pids)), 10)
     with pytest.raises(RuntimeError):
-        scorer.score([item("p+q", r"\boxed{q+p}")])
+        scorer.score([item("u+v", r"\boxed{v+u}")])
