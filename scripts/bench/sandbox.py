@@ -146,7 +146,7 @@ def bench_step(num_problems: int, num_responses: int, num_tests: int) -> dict[st
         "median_looping_seconds": round(looping_seconds[len(looping_seconds) // 2], 1) if looping_seconds else 0.0,
         "num_failed_by_us": failures,
         "load_average": round(os.getloadavg()[0], 1),
-        "target": f"right programs right, looping ones stopped at their budget, none failed by us, cores > {BUSY:g} busy",
+        "target": f"right ones right, looping ones stopped by their budget, no failure of ours, cores > {BUSY:g} busy",
         "met": num_right == len(items) - num_looping and failures == 0 and busy > BUSY,
     }
 
