@@ -12,6 +12,9 @@ from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.types import Problem, Verdict
 
+PATIENT_SECONDS = 20.0
+"""For one ground truth, whose limit of CPU time stays what it is: a busy machine must not make it a bad one."""
+
 
 def check_ground_truths(problems: Iterable[Problem], config: RewardConfig | None = None) -> list[tuple[Problem, str]]:
     """The problems whose own ground truth would not be accepted, in order, each with a reason to show.
@@ -21,7 +24,8 @@ def check_ground_truths(problems: Iterable[Problem], config: RewardConfig | None
     whose reward has no such check, such as a function of the user's, pass.
     """
     config = config or RewardConfig()
-    config = config.model_copy(update={"num_workers": max(config.num_workers, num_cores())})
+    patient = max(config.timeout_seconds, PATIENT_SECONDS)
+    config = config.model_copy(update={"num_workers": max(config.num_workers, num_cores()), "timeout_seconds": patient})
     scorer = LocalScorer(config, end_of_reasoning="")
     unready: dict[str, str | None] = {}
     try:
