@@ -94,6 +94,12 @@ class RayAnswers:
         self._closing = threading.Lock()
         self._is_closed = False
         shares = _shares(config.num_workers)
+        offered = ray.cluster_resources().get("CPU", 0.0)
+        if offered < config.num_workers:
+            raise ValueError(
+                f"reward.placement=ray wants reward.num_workers={config.num_workers} CPUs of the cluster, which has "
+                f"{offered:g}. Lower reward.num_workers, add CPUs, or set reward.placement=local."
+            )
         self._workers = [self._start(number, threads) for number, threads in enumerate(shares)]
         try:
             ray.get([worker.handle.pid.remote() for worker in self._workers], timeout=start_timeout_seconds)
