@@ -111,6 +111,9 @@ class RayAnswers:
                 f"{ray.available_resources().get('CPU', 0.0):g} CPUs are free. Lower reward.num_workers, add CPUs, or "
                 "set reward.placement=local."
             ) from error
+        except BaseException:
+            self._end_workers()
+            raise
         self._thread = threading.Thread(target=self._serve, name="scoring", daemon=True)
         self._thread.start()
 
