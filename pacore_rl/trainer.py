@@ -33,7 +33,7 @@ from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
 from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
 from pacore_rl.learned import Learned
-from pacore_rl.metrics import Stopwatch
+from pacore_rl.metrics import Stopwatch, scoring_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
 from pacore_rl.step_checks import agrees, check_on_policy, check_scoring, count_equal_rewards
@@ -163,6 +163,9 @@ class Trainer:
                 engine.sync_weights(version)
         with watch.phase("report"):
             metrics = learned.metrics(rows, batch, config, sampled_by=before.weight_version)
+            metrics |= scoring_metrics(
+                rows, waited_seconds=watch.seconds["score"], num_workers=config.reward.num_workers
+            )
         self.log(step, metrics | watch.metrics(generated_tokens=collector.num_generated_tokens))
         return Position(
             step=step,
