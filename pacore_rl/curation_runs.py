@@ -19,6 +19,7 @@ from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.problems import save_problems
 from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
 from pacore_rl.reporting.terminal import console
+from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.pool_shards import Pool as ScoredPool
 from pacore_rl.synthesis.pool_shards import open_pool

@@ -103,6 +103,7 @@ class Trainer:
                 rows = self.gather(step, last_step, at, collector, watch)
                 with termination_deferred():  # half an update is nothing that could be saved
                     at = self.learn_from(rows, step, at, collector, watch, snapshot=saves)
+                self.hear_of_checkpoints()
                 if is_due(step, config.evaluation.every_steps):
                     at = replace(at, score=self.evaluate_and_log(step).get(SCORE))
                 if saves:
@@ -243,6 +244,10 @@ class Trainer:
             self.engine.snapshot()
             self.save(at)
             self.checkpoints.finish()
+
+    def hear_of_checkpoints(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.check()
 
     def finish_checkpoints(self) -> None:
         if self.checkpoints is not None:

@@ -5,8 +5,8 @@
 Everything is what `pacore-rl train` runs (Ray, vLLM, DeepSpeed, the scorer of reward.placement), with two stand-ins: a
 model of random weights, whose replies have lengths as spread as a reasoner's, and programs in place of its replies when
 they are scored, a tenth of which loop for ever. A step's share is `throughput/scoring_overlap`: what was scored when
-the last response ended. On CPUs engine and programs share the cores: an engine and a scoring worker each want one of their
-own. Target: three quarters.
+the last response ended. On CPUs engine and programs share the cores: an engine and a scoring worker each want one of
+their own. Target: three quarters.
 """
 
 from __future__ import annotations
