@@ -17,13 +17,8 @@ from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import load_held_out
 from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
-<<<<<<< HEAD
 from pacore_rl.inputs import load_training_data
-from pacore_rl.interfaces import MetricSink
-=======
-from pacore_rl.inputs import load_checked_problems, load_pool
 from pacore_rl.interfaces import Engine, MetricSink
->>>>>>> main
 from pacore_rl.preflight import check_run
 from pacore_rl.problems import write_atomically
 from pacore_rl.recipes import resolved_yaml
@@ -53,22 +48,7 @@ def train(config: Config, *, resume: str | None = None) -> Path:
     check_run(config, data.problems)
     held_out = load_held_out(config)
     tokenizer = load_tokenizer(config.model.path)
-<<<<<<< HEAD
-    run_dir = prepare_run_dir(config)
-    with open_scorer(config.reward) as scorer, open_sinks(config) as sinks, open_engine(config) as engine:
-        Trainer(
-            config=config,
-            engine=engine,
-            scorer=scorer,
-            tokenizer=tokenizer,
-            problems=data.problems,
-            pool=data.pool,
-            sinks=sinks,
-            evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer) if held_out else None,
-            write_messages=online_writer(config, engine.generator, scorer, tokenizer),
-        ).train()
-=======
-    fingerprints = data_fingerprints(problems, pool)
+    fingerprints = data_fingerprints(data.problems, data.pool)
     checkpoint = prepare_resume(config, resume, fingerprints)
     run_dir = prepare_run_dir(config, goes_on=resume is not None)
     if checkpoint is not None and checkpoint.manifest.step >= config.trainer.steps:
@@ -83,8 +63,8 @@ def train(config: Config, *, resume: str | None = None) -> Path:
                     engine=engine,
                     scorer=scorer,
                     tokenizer=tokenizer,
-                    problems=problems,
-                    pool=pool,
+                    problems=data.problems,
+                    pool=data.pool,
                     sinks=sinks,
                     evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer)
                     if held_out
@@ -94,7 +74,6 @@ def train(config: Config, *, resume: str | None = None) -> Path:
                 ).train(resume=start)
 
         train_through(config, store, attempt, checkpoint)
->>>>>>> main
     plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png")
     return run_dir
 
