@@ -50,7 +50,7 @@ class CurationPaths:
 
     @property
     def pool(self) -> Path:
-        return self.root / "pool.jsonl"
+        return self.root / "pool"
 
     def stage(self, number: int) -> Path:
         """The folder of a stage: a data set."""
@@ -66,8 +66,9 @@ def curate_problems(
     """Run every step that is not there yet; returns the funnel.
 
     Args:
-        further: filters after ours (a judge, checks of code), each with the settings that its results depend on.
-        spread: how parts are worked on.
+        further: filters after ours (a judge, checks of code), each with the settings that its results depend on. They
+            spread their own work, and run here.
+        spread: how parts are worked on by our own filters.
 
     Raises:
         ValueError: no source, one that cannot be read, a rule or an evaluation file that does not exist.
@@ -88,17 +89,17 @@ def curate_problems(
     )
     steps = [step]
 
-    def one_at_a_time(filters: Iterable[tuple[Filter, object]]) -> None:
+    def one_at_a_time(filters: Iterable[tuple[Filter, object]], spread: Spread) -> None:
         for filter, settings in filters:
             number = len(steps) + 1
             steps.append(filter_step(paths.work, steps[-1], number, filter, settings=settings, spread=spread))
 
-    one_at_a_time(_cheap_filters(config, rules))
+    one_at_a_time(_cheap_filters(config, rules), spread)
     exact, near = ExactDuplicates(), NearDuplicates(similarity=curation.rules.near_duplicate_similarity)
     steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, exact, settings=None, survey=exact.survey))
     steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, near, settings=near.similarity))
-    one_at_a_time(_dear_filters(config))
-    one_at_a_time(further)
+    one_at_a_time(_dear_filters(config), spread)
+    one_at_a_time(further, one_by_one)
     return _finish(paths, steps)
 
 

@@ -30,7 +30,7 @@ PART = "part-{:05d}.parquet"
 class Spread(Protocol):
     """How parts are worked on: one after the other here, or many at a time on a cluster."""
 
-    def __call__(self, work: Callable[[Path, Path], int], jobs: Sequence[tuple[Path, Path]]) -> Iterator[int]:
+    def __call__(self, work: Callable[[Path, Path], int], jobs: Sequence[tuple[Path, Path]], /) -> Iterator[int]:
         """Call ``work(source, target)`` for every job, in any order; yield what it returns as jobs end.
 
         Raises what a job raises; what other jobs have written stays.
