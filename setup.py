@@ -61,7 +61,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pacore_rl", "pacore_rl.*", "data_curation", "data_curation.*"]),
-    package_data={"data_curation": ["prompts/*.txt", "samples/*.jsonl"]},
+    package_data={"data_curation": ["prompts/*.txt", "samples/*.jsonl", "labels/*.jsonl"]},
     install_requires=CORE,
     extras_require={"cpu": CPU_ENGINE, "gpu": GPU_ENGINE, "serve": SERVE, "dev": DEV},
     entry_points={
