@@ -86,9 +86,9 @@ def scoring_metrics(rows: Sequence[Scored], *, waited_seconds: float, num_worker
     absent in a step whose verdicts took no time.
     """
     work_seconds = sum({id(row.verdict): row.verdict.seconds for row in rows}.values())
-    metrics = {"reward/scoring_work_seconds": work_seconds}
+    metrics = {"throughput/scoring_work_seconds": work_seconds}
     if work_seconds:
-        metrics["reward/scoring_overlap"] = max(0.0, 1.0 - waited_seconds * num_workers / work_seconds)
+        metrics["throughput/scoring_overlap"] = max(0.0, 1.0 - waited_seconds * num_workers / work_seconds)
     return metrics
 
 
@@ -133,6 +133,8 @@ def response_metrics(rows: Sequence[Scored]) -> dict[str, float]:
         for name in ("stopped", "truncated", "empty", "overflow", "failed")
     }
     return shares | {
+        "response/count": float(len(rows)),
+        "response/distinct_count": float(len({(id(row.draw), row.sample) for row in rows})),
         "response/length_tokens": mean(lengths),
         "response/length_tokens_max": float(max(lengths)),
         "prompt/length_tokens": mean([row.draw.prompt_ids.size for row in rows]),

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from data_curation.chain_sums import chain_problem, sample_chain
 from data_curation.stages import StageReport, select_stage1, select_stage2
+from pacore_rl.checkpoints.compatibility import data_fingerprints
+from pacore_rl.checkpoints.store import CheckpointStore
 from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
@@ -189,6 +191,7 @@ class Quickstart:
             sinks=self.sinks,
             evaluate_held_out=held_out.first(64).evaluation(config, self.engine.generator, self.scorer, self.tokenizer),
             write_messages=online_writer(config, self.engine.generator, self.scorer, self.tokenizer),
+            checkpoints=CheckpointStore(config, data_fingerprints(problems, messages(problems, pool))),
         ).train(first_step=first_step)
 
     def evaluate(self, sets: dict[str, HeldOut], when: str) -> dict[str, EvaluationReport]:

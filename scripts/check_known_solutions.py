@@ -30,7 +30,7 @@ from pathlib import Path
 
 from pacore_rl.machine import num_cores
 from pacore_rl.problems import write_atomically
-from pacore_rl.reporting.jsonl import cut_unfinished_line
+from pacore_rl.reporting.jsonl import cut_torn_line
 from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.grading import Budget, Grade, grade
@@ -135,7 +135,7 @@ def read_results(path: Path | None) -> dict[str, Result]:
     """What an earlier call found out, by name."""
     if path is None or not path.exists():
         return {}
-    cut_unfinished_line(path)
+    cut_torn_line(path)
     found = (Result(**json.loads(line)) for line in path.read_text().splitlines())
     return {result.name: result for result in found}
 

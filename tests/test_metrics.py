@@ -64,11 +64,11 @@ def test_scoring_that_hides_behind_generation() -> None:
     rows = [replace(row, verdict=replace(row.verdict, seconds=4.0)) for row in rows]
     shared = replace(rows[0], trajectory=rows[1].trajectory)  # an equal answer: its verdict is the first one's
     metrics = scoring_metrics([*rows, shared], waited_seconds=1.5, num_workers=2)
-    assert metrics["reward/scoring_work_seconds"] == 12.0
-    assert metrics["reward/scoring_overlap"] == 0.75
-    assert scoring_metrics(rows, waited_seconds=60.0, num_workers=2)["reward/scoring_overlap"] == 0.0
+    assert metrics["throughput/scoring_work_seconds"] == 12.0
+    assert metrics["throughput/scoring_overlap"] == 0.75
+    assert scoring_metrics(rows, waited_seconds=60.0, num_workers=2)["throughput/scoring_overlap"] == 0.0
     at_once = scoring_metrics([scored(draw("p"), True)], waited_seconds=0.1, num_workers=2)
-    assert at_once == {"reward/scoring_work_seconds": 0.0}
+    assert at_once == {"throughput/scoring_work_seconds": 0.0}
 
 
 def test_no_row_to_learn_from_is_an_error() -> None:

@@ -116,7 +116,8 @@ class Generation:
                 self._prepared[index] = self._prepare(index, max_tokens)
         except (VLLMClientError, ValueError):
             return "failed"
-        self._enqueue(self._prepared[index], f"{index}/{sample}", sample_seed(request.seed, sample, position))
+        seed = sample_seed(request.seed, request.first_sample + sample, position)
+        self._enqueue(self._prepared[index], f"{index}/{sample}", seed)
         return None
 
     def _prepare(self, index: int, max_tokens: int) -> EngineCoreRequest:

@@ -27,8 +27,9 @@ import ray
 from pacore_rl.config import Config
 from pacore_rl.engine.generation import Response
 from pacore_rl.engine.rollout import RolloutGroup
-from pacore_rl.engine.rollout_worker import CONTROL, News
+from pacore_rl.engine.rollout_worker import News
 from pacore_rl.engine.routing import Job, Routing
+from pacore_rl.engine.whereabouts import CONTROL
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 TARGET_SECONDS = 10.0

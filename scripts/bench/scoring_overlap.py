@@ -4,9 +4,9 @@
 
 Everything is what `pacore-rl train` runs (Ray, vLLM, DeepSpeed, the scorer of reward.placement), with two stand-ins: a
 model of random weights, whose replies have lengths as spread as a reasoner's, and programs in place of its replies when
-they are scored, a tenth of which loop for ever. A step's share is `reward/scoring_overlap`: what was scored when the
-last response ended. On CPUs engine and programs share the cores: an engine and a scoring worker each want one of their
-own. Target: three quarters.
+they are scored, a tenth of which loop for ever. A step's share is `throughput/scoring_overlap`: what was scored when
+the last response ended. On CPUs engine and programs share the cores: an engine and a scoring worker each want one of
+their own. Target: three quarters.
 """
 
 from __future__ import annotations
@@ -144,13 +144,13 @@ def main() -> None:
     names = (
         "time/generate",
         "time/score",
-        "reward/scoring_work_seconds",
-        "reward/scoring_overlap",
+        "throughput/scoring_work_seconds",
+        "throughput/scoring_overlap",
         "response/length_tokens",
     )
     for row in rows:
         print(json.dumps({name: round(row[name], 3) for name in names if name in row}), flush=True)
-    overlap = statistics.median(row["reward/scoring_overlap"] for row in rows)
+    overlap = statistics.median(row["throughput/scoring_overlap"] for row in rows)
     print(
         json.dumps(
             {
