@@ -201,6 +201,12 @@ class LoggingConfig(Section):
     """A line for each step in the terminal."""
     wandb_project: str | None = "pacore-rl"
     """Offline unless wandb is logged in; null turns wandb off."""
+    sample_problems_per_step: Count = 2
+    """Problems that samples.jsonl (and a wandb table) keeps of each step, with messages and responses; 0: none."""
+    sample_responses_per_problem: Positive = 4
+    """Responses that it keeps of each of them."""
+    sample_text_chars: Annotated[int, Field(ge=100)] = 8000
+    """Of a longer message or response it keeps the beginning and the end, this many characters together."""
 
 
 class Config(Section):

@@ -31,10 +31,11 @@ from pacore_rl.collection import Collector, Pool, collect
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
 from pacore_rl.failures import RunStopped
-from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
-from pacore_rl.metrics import Stopwatch, off_policy_metrics, scoring_failures, step_metrics
+from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, SampleSink, Scorer
+from pacore_rl.metrics import Stopwatch, in_area, memory_metrics, off_policy_metrics, scoring_failures, step_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
+from pacore_rl.samples import choose_samples
 from pacore_rl.types import ExperienceBatch, Float32, Problem
 
 HeldOutEvaluation = Callable[[int], Mapping[str, float]]
@@ -54,6 +55,7 @@ class Trainer:
     problems: Sequence[Problem]
     pool: Pool
     sinks: Sequence[MetricSink]
+    sample_sinks: Sequence[SampleSink] = ()
     evaluate_held_out: HeldOutEvaluation | None = None
     write_messages: WriteMessages | None = None
     """Needed where ``synthesis.refresh_every_steps`` asks for online messages."""
@@ -130,10 +132,10 @@ class Trainer:
                     old_values_A=old_values_A,
                     returns_A=returns_A,
                 )
-                metrics |= {f"policy/{key}": value for key, value in actor_metrics.items()}
-                metrics |= {f"critic/{key}": value for key, value in critic_metrics.items()}
+                metrics |= in_area("policy", actor_metrics) | in_area("critic", critic_metrics) | memory_metrics()
                 if config.ppo.importance_cap is not None:
                     metrics |= off_policy_metrics(batch, log_probs_A, cap=config.ppo.importance_cap, version=sampled_by)
+                self.log_samples(step, rows)
             metrics |= watch.metrics(generated_tokens=collector.num_generated_tokens)
             self.log(step, metrics)
 
@@ -203,6 +205,13 @@ class Trainer:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for sink in self.sinks:
             sink.log(step, metrics)
+
+    def log_samples(self, step: int, rows: Sequence[Scored]) -> None:
+        settings = self.config.logging
+        if self.sample_sinks and settings.sample_problems_per_step:
+            samples = choose_samples(rows, settings, seed=self.config.run.seed, step=step)
+            for sink in self.sample_sinks:
+                sink.log_samples(samples)
 
 
 def checkpoint_folder(config: Config, step: int) -> Path:

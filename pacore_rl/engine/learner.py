@@ -111,6 +111,7 @@ class LearnerGroup:
                 "grad_norm": grad_norm,
                 "lr": rate,
                 "padding_share": tokens.padding_share,
+                f"memory/{self.role}_gib": max(result.memory_gib for result in flat),
             }
 
         return self._command("update", [(minibatches,) for minibatches in per_rank], finish, step=step)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class StepResult:
     """Largest probability ratio (actor); 0 for the critic."""
     grad_norm: float
     """Global gradient norm before clipping; the same on every rank."""
+    memory_gib: float
+    """Largest that this rank's process has held: of its GPU's memory, or of main memory where it has none."""
 
 
 class LearnerWorker:
@@ -282,7 +285,12 @@ class LearnerWorker:
                 f"{self.role} rank {self.rank}: the gradient norm of step {step} is {grad_norm}; the weights of this "
                 "step are lost. Lower the learning rate and go on from the last checkpoint."
             )
-        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm)
+        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, memory_gib=self._memory_gib())
+
+    def _memory_gib(self) -> float:
+        if self.device.kind == "cuda":
+            return torch.cuda.max_memory_allocated(self.torch_device) / 1024**3
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux counts it in KiB
 
     def _policy_losses(self, minibatch: Minibatch, i: int) -> _Losses:
         log_probs, entropies = self.engine(**self._inputs(minibatch.micro_batches[i]))
