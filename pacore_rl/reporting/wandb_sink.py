@@ -92,8 +92,8 @@ class WandbSink:
 def _table(samples: Sequence[Sample]) -> Any:
     import wandb
 
-    columns = ["step", "problem", "question", "truth", "messages right", "messages", "response", "reward", "outcome"]
-    rows = [
+    columns: list[Any] = ["step", "problem", "question", "truth", "messages right", "messages", "response", "reward", "outcome"]
+    rows: list[Any] = [
         [
             sample.step,
             sample.problem_id,
