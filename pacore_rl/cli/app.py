@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
+from pacore_rl.cli.export import export
 from pacore_rl.cli.guard import guard
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 from pacore_rl.cli.report import report
@@ -29,6 +30,7 @@ A model answers a problem many times in parallel, and learns to write one better
   6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
   7. [cyan]watch[/], [cyan]report[/]  look into a run: charts, messages, responses, verdicts
   8. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines
+  9. [cyan]export[/]         a Hugging Face folder that vllm serve loads, with a model card
 """
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
@@ -36,6 +38,7 @@ app = typer.Typer(
 app.add_typer(curate, name="curate")
 app.command()(report)
 app.command()(watch)
+app.command()(export)
 
 
 def main() -> None:

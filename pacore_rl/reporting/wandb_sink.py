@@ -92,7 +92,17 @@ class WandbSink:
 def _table(samples: Sequence[Sample]) -> Any:
     import wandb
 
-    columns: list[Any] = ["step", "problem", "question", "truth", "messages right", "messages", "response", "reward", "outcome"]
+    columns: list[Any] = [
+        "step",
+        "problem",
+        "question",
+        "truth",
+        "messages right",
+        "messages",
+        "response",
+        "reward",
+        "outcome",
+    ]
     rows: list[Any] = [
         [
             sample.step,
