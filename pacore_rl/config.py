@@ -69,6 +69,8 @@ class ModelConfig(Section):
     """A Hugging Face folder or hub id: weights, tokenizer and chat template."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on GPUs, float32 on CPUs."""
+    trust_remote_code: bool = False
+    """Run Python that comes with the model, with all your rights; only for models that you trust as you do code."""
     context_window_tokens: Positive = 131_072
     """Prompt and response together (paper, section 3.1)."""
     end_of_reasoning: str = Field(default="</think>", min_length=1)

@@ -32,7 +32,7 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
     size, path = size or config.synthesis.pool_size, model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     pool = MessagePool.open(out)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
         fill_watched_pool(
             pool,
@@ -82,7 +82,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
     path = model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config

@@ -233,7 +233,7 @@ def run(
         console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
         return config.run_dir
     plan = PLANS[preset]
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     prepare_run_dir(config)
     console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")

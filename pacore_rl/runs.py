@@ -40,7 +40,7 @@ def train(config: Config) -> Path:
     check_run(config, problems)
     pool = load_pool(config.data.pool, problems) if config.data.pool else {}
     held_out = load_held_out(config)
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     run_dir = prepare_run_dir(config)
     with open_scorer(config.reward) as scorer, open_sinks(config) as sinks, open_engine(config) as engine:
         Trainer(
@@ -70,7 +70,7 @@ def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
             "`pacore-rl pool` made for it."
         )
     path = model or config.model.path
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
         report = held_out.report(config, engine.generator, scorer, tokenizer)
     save_report(report, out)

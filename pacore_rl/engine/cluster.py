@@ -22,7 +22,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
-from pacore_rl.engine.address import resolve_address
+from pacore_rl.engine.address import check_authentication, resolve_address
 from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
@@ -50,6 +50,7 @@ def ray_cluster(config: Config, *, learners: bool) -> Iterator[PlacementPlan]:
     Raises:
         ValueError: there is no cluster at the address, or too little hardware for the run.
     """
+    check_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     on_terminate = signal.getsignal(signal.SIGTERM)
     plan = None

@@ -150,7 +150,7 @@ class LearnerWorker:
         """Write the weights as a Hugging Face folder, from rank 0; the other ranks supply their shards."""
         weights = self.full_weights()
         if self.rank == 0:
-            save_model(self.model, weights, self.config.model.path, folder)
+            save_model(self.model, weights, self.config.model, folder)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter of the model, whole and merged with its adapter, on the CPU of rank 0 (empty elsewhere)."""
