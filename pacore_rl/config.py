@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pacore_rl.config_base import Count, Positive, Section, Share
+from pacore_rl.config_curation import CurationConfig
 from pacore_rl.config_engine import (
     ActorConfig,
     ClusterConfig,
@@ -20,14 +21,18 @@ from pacore_rl.config_engine import (
     LoraConfig,
     RolloutConfig,
 )
+from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.config_rewards import CustomRewardConfig, JudgeConfig, RewardConfig
+from pacore_rl.config_surviving import SurvivingConfig
 from pacore_rl.synthesis.compaction import check_compaction
 
 __all__ = [
     "ActorConfig",
+    "BenchmarksConfig",
     "ClusterConfig",
     "Config",
     "CriticConfig",
+    "CurationConfig",
     "CustomRewardConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -42,6 +47,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "Section",
+    "SurvivingConfig",
     "SynthesisConfig",
     "TrainerConfig",
 ]
@@ -185,6 +191,7 @@ class EvaluationConfig(Section):
     """Full multi-round runs per problem and configuration."""
     self_consistency_pool: Positive = 64
     """Solo responses per problem from which votes of any size are redrawn."""
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
 
 
 class TrainerConfig(Section):
@@ -194,6 +201,8 @@ class TrainerConfig(Section):
     """Iterations of the run: 250 in stage 1, 450 in stage 2 (section 3.1)."""
     checkpoint_every_steps: Count = 50
     """0: only at the end."""
+    keep_checkpoints: Count = 3
+    """The latest ones, and beside them the best by held-out evaluation; 0 keeps all."""
 
 
 class LoggingConfig(Section):
@@ -227,7 +236,9 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     trainer: TrainerConfig = TrainerConfig()
+    surviving: SurvivingConfig = SurvivingConfig()
     logging: LoggingConfig = LoggingConfig()
+    curation: CurationConfig = CurationConfig()
 
     @property
     def run_dir(self) -> Path:

@@ -45,6 +45,11 @@ def read_settings(setting: str, path: str, *, trust_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if "custom code" in str(error) and not trust_remote_code:
+            raise ValueError(
+                f"{setting}={path} comes with Python of its own, which model.trust_remote_code=false does not run. "
+                "Read that code; if you trust it as your own, set model.trust_remote_code=true."
+            ) from error
         raise ValueError(
             f"{setting}={path} has no configuration that transformers can read "
             f"({first_line(error)}); give a Hugging Face folder with a config.json, or a hub id that this machine can "

@@ -34,12 +34,11 @@ def with_code(tmp_path: Path) -> Path:
 
 def test_it_does_not_run_unasked(with_code: Path) -> None:
     ran = with_code.parent / "ran"
-    with pytest.raises(ValueError, match="trust_remote_code"):
+    with pytest.raises(ValueError, match=r"comes with Python of its own.*trust_remote_code=true"):
         read_settings("model.path", str(with_code), trust_remote_code=ModelConfig(path="x").trust_remote_code)
     with pytest.raises(ValueError):
         load_policy(ModelConfig(path=str(with_code)), torch.float32)
-    with pytest.raises(ValueError):
-        load_tokenizer(str(with_code))
+    load_tokenizer(str(with_code))  # its tokenizer needs no code
     assert not ran.exists()
 
 
