@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pacore_rl.checkpoints.files import replace_folder, sync
+from pacore_rl.checkpoints.manifest import FILE_NAME, open_checkpoint
 from pacore_rl.config import Config
 from pacore_rl.export.model_card import model_card
 from pacore_rl.export.portable import portable_recipe
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.jsonl import read_metrics
+from pacore_rl.trainer import SCORE
 
-SCORE = "heldout/synthesis"
-"""The metric by which a checkpoint is the best."""
 COPIED = ("*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.jinja", "vocab.*", "merges.txt", "*_map.json")
 _STEP = re.compile(r"step_(\d+)")
 
@@ -58,14 +58,16 @@ def export_run(run: Path, out: Path | None = None, *, which: Which = "newest") -
         The folder, and the checkpoint it was made from.
 
     Raises:
-        ValueError: the run has no such checkpoint, no recipe, or weights that are not safetensors; or ``out`` holds
-            something that is no export.
+        ValueError: the run has no such checkpoint or a damaged one, no recipe, or weights that are not safetensors; or
+            ``out`` holds something that is no export.
     """
     if not (run / "recipe.yaml").is_file():
         raise ValueError(f"{run} holds no recipe.yaml; give the folder of a run, as `pacore-rl train` names it.")
     config = load_config(run / "recipe.yaml")
     rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []
     checkpoint = choose(checkpoints(run), rows, which, run)
+    if checkpoint.has_manifest:
+        open_checkpoint(checkpoint.actor.parent)
     out = out or run / "export" / checkpoint.actor.parent.name
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").is_file())):
         raise ValueError(f"--out {out} exists and is no exported model; give a new folder.")
@@ -90,7 +92,7 @@ def export_run(run: Path, out: Path | None = None, *, which: Which = "newest") -
 def checkpoints(run: Path) -> tuple[Checkpoint, ...]:
     """The checkpoints of a run that hold a policy, the oldest first; those with a manifest only, where any has one."""
     found = [
-        Checkpoint(step=int(match[1]), actor=folder / "actor", has_manifest=(folder / "manifest.json").is_file())
+        Checkpoint(step=int(match[1]), actor=folder / "actor", has_manifest=(folder / FILE_NAME).is_file())
         for folder in (run / "checkpoints").glob("step_*")
         if (match := _STEP.fullmatch(folder.name)) and (folder / "actor" / "config.json").is_file()
     ]

@@ -1,6 +1,6 @@
 """What the HTML report shows of a run, gathered from the run's folder and bounded in size.
 
-recipe.yaml, metrics.jsonl, samples.jsonl  ->  RunData  ->  JSON in the page
+recipe.yaml, metrics.jsonl, samples.jsonl, events.jsonl  ->  RunData  ->  JSON in the page
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from pathlib import Path
 import yaml
 
 from pacore_rl.evaluation.responses import CROSS_CHECK_ANY_CASE
-from pacore_rl.reporting.jsonl import read_metrics
+from pacore_rl.events import EVENTS
+from pacore_rl.reporting.jsonl import read_metrics, whole_lines
 from pacore_rl.reporting.panels import PANELS, Panel
 from pacore_rl.reporting.sample_file import SAMPLES, read_samples
-from pacore_rl.samples import Sample
+from pacore_rl.samples import Sample, clip
 
 MAX_POINTS = 1500
 """Of one line: of longer runs, neighbouring steps are drawn as their mean."""
 MAX_SAMPLE_BYTES = 2_500_000
 """Of all samples in the page. Those of the problems that were met most often come first, then the newest."""
+MAX_EVENTS, MAX_EVENT_CHARS = 200, 1000
 _SIGNIFICANT_DIGITS = 5
 _FACTS = (
     ("model", "model.path"),
@@ -34,6 +36,18 @@ _FACTS = (
     ("context window", "model.context_window_tokens"),
     ("seed", "run.seed"),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """Something that happened to a run beside its steps (``pacore_rl.events``)."""
+
+    time_seconds: float
+    """Since 1970."""
+    event: str
+    step: int
+    """The last finished step when it happened, as far as the event says; -1 where it does not."""
+    details: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +68,8 @@ class RunData:
     """Metric key -> value of each of ``steps``; None where it was not measured or is no number."""
     steps_a_point: int
     """Steps that one of ``steps`` stands for."""
+    events: tuple[RunEvent, ...]
+    """The latest ``MAX_EVENTS`` of them."""
     samples: tuple[Sample, ...]
     num_samples_left_out: int
     cross_check: str
@@ -83,6 +99,8 @@ def gather(folder: Path) -> RunData:
     rows = read_metrics(folder / "metrics.jsonl")
     if not rows:
         raise ValueError(f"{folder} has not reported a step yet; try again when its first step has ended.")
+    events = read_events(folder / EVENTS)
+    add_events(rows, events)
     samples = read_samples(folder / SAMPLES) if (folder / SAMPLES).is_file() else ()
     kept = keep_within(samples, MAX_SAMPLE_BYTES)
     panels = tuple(panel for panel in PANELS if any(key in row for row in rows for key in panel.lines))
@@ -98,11 +116,45 @@ def gather(folder: Path) -> RunData:
         steps=tuple(point["step"] for point in points),
         series={key: [_drawable(point.get(key)) for point in points] for key in keys},
         steps_a_point=steps_a_point,
+        events=events[-MAX_EVENTS:],
         samples=kept,
         num_samples_left_out=len(samples) - len(kept),
         cross_check=CROSS_CHECK_ANY_CASE.pattern,
         recipe=recipe,
     )
+
+
+def read_events(path: Path) -> tuple[RunEvent, ...]:
+    """What happened to the run, in order; nothing where there is no such file.
+
+    Raises ``ValueError`` naming the line that is no event.
+    """
+    events: list[RunEvent] = []
+    for number, line in enumerate(whole_lines(path) if path.is_file() else (), start=1):
+        try:
+            record = json.loads(line)
+            known = {key: record.pop(key) for key in ("schema", "time_seconds", "event")}
+            step = int(record.pop("step", -1))
+            details = ", ".join(f"{key} {value}" for key, value in record.items())
+            events.append(
+                RunEvent(
+                    time_seconds=float(known["time_seconds"]),
+                    event=str(known["event"]),
+                    step=step,
+                    details=clip(details, MAX_EVENT_CHARS),
+                )
+            )
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is not an event ({error}); remove the line.") from error
+    return tuple(events)
+
+
+def add_events(rows: Sequence[dict[str, float]], events: Sequence[RunEvent]) -> None:
+    """Count events of a kind (``events/restart``) in the rows of their steps; 0 elsewhere."""
+    placed = [event for event in events if event.step >= 0]
+    for key in {f"events/{event.event}" for event in placed}:
+        for row in rows:
+            row[key] = float(sum(f"events/{event.event}" == key and event.step == row["step"] for event in placed))
 
 
 def facts(recipe: str) -> tuple[tuple[str, str], ...]:

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from pacore_rl.events import EVENTS
 from pacore_rl.reporting.run_data import gather, is_run
 from pacore_rl.reporting.run_report import live_security_policy, render
 from pacore_rl.reporting.sample_file import SAMPLES
@@ -65,7 +66,7 @@ def version(folder: Path) -> str:
     """An entity tag that changes with the run's files."""
     marks = [
         (name, (folder / name).stat().st_mtime_ns, (folder / name).stat().st_size)
-        for name in ("metrics.jsonl", SAMPLES, "recipe.yaml")
+        for name in ("metrics.jsonl", SAMPLES, EVENTS, "recipe.yaml")
         if (folder / name).is_file()
     ]
     return f'"{hashlib.blake2b(repr(marks).encode(), digest_size=12).hexdigest()}"'

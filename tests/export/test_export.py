@@ -35,6 +35,8 @@ class TestChoice:
         run = make_run(tmp_path / "run")
         (run / "checkpoints/step_000010/manifest.json").write_text("{}")
         assert [checkpoint.step for checkpoint in checkpoints(run)] == [10]
+        with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
+            export_run(run)
 
     def test_what_is_being_written_is_no_checkpoint(self, tmp_path: Path) -> None:
         run = make_run(tmp_path / "run", steps=[10])

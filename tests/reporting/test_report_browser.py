@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from run_folders import HOSTILE, write_run
 
+from pacore_rl.events import record_event
 from pacore_rl.reporting.jsonl import JsonlSink
 from pacore_rl.reporting.panels import PANELS
 from pacore_rl.reporting.run_report import write_report
@@ -100,6 +101,15 @@ def test_every_chart_is_drawn_legible_and_whole_and_the_console_is_silent(
     assert browser.run(outside) == 0
     assert browser.run(LOWEST_CONTRAST) >= 4.5, "WCAG's contrast of small text"
     assert browser.complaints() == []
+
+
+def test_what_happened_to_the_run_is_told(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    record_event(run, "restart", step=7, cause="<b>policy</b> rank 0 died")
+    opened(browser, write_report(run, tmp_path / "r.html").as_uri(), 390)
+    told = browser.run("return document.getElementById('event-list').innerText")
+    assert "after step 7" in told and "<b>policy</b> rank 0 died" in told
+    assert browser.run("return document.documentElement.scrollWidth") == 390
 
 
 def test_filters_narrow_the_list_and_combine(browser: Any, address: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 from run_folders import write_run
 from starlette.testclient import TestClient
 
+from pacore_rl.events import record_event
 from pacore_rl.reporting.jsonl import JsonlSink
-from pacore_rl.reporting.watch import check_folder, open_port, watching
+from pacore_rl.reporting.watch import check_folder, open_port, version, watching
 
 
 def client_of(folder: Path, host: str = "127.0.0.1:8400") -> TestClient:
@@ -28,6 +29,16 @@ def test_data_is_sent_once_and_again_when_a_step_has_ended(tmp_path: Path) -> No
     sink.close()
     second = client.get("/data.json", headers=known)
     assert second.status_code == 200 and second.json()["num_steps"] == 3
+
+
+def test_an_event_is_news_too(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", num_steps=2)
+    before = version(run)
+    record_event(run, "restart", step=1, cause="a learner died")
+    assert version(run) != before
+    data = client_of(run).get("/data.json").json()
+    assert data["series"]["events/restart"] == [1.0, 0.0]
+    assert data["events"][0]["details"] == "cause a learner died"
 
 
 def test_the_page_is_live_and_says_in_a_header_too_what_it_may_do(tmp_path: Path) -> None:

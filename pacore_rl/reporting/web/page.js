@@ -31,6 +31,14 @@
       element("span", { class: "before" }, `from ${format(early, panel)}`));
   }
 
+  function events(all) {
+    const rows = [...all].reverse().map((one) => element("tr", {},
+      element("th", { scope: "row" }, new Date(1000 * one.time_seconds).toISOString().slice(0, 19).replace("T", " ")),
+      element("td", {}, one.event.replaceAll("_", " ")), element("td", {}, one.step < 0 ? "" : `after step ${one.step}`),
+      element("td", { class: "details" }, one.details)));
+    return element("table", {}, element("tbody", {}, ...rows));
+  }
+
   function draw(data) {
     document.getElementById("name").textContent = data.name;
     const mean = data.steps_a_point > 1 ? `; each point is the mean of ${data.steps_a_point} steps` : "";
@@ -38,6 +46,8 @@
     document.getElementById("facts").replaceChildren(...data.facts.map(([label, value]) =>
       element("div", {}, element("dt", {}, label), element("dd", {}, value))));
     document.getElementById("cards").replaceChildren(...CARDS.map((one) => card(one, data)));
+    document.getElementById("events").hidden = !data.events.length;
+    document.getElementById("event-list").replaceChildren(events(data.events));
     document.getElementById("recipe").hidden = !data.recipe;
     document.getElementById("recipe-text").textContent = data.recipe;
     Charts.draw(document.getElementById("charts"), data);
