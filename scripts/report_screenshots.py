@@ -2,8 +2,8 @@
 
     python scripts/report_screenshots.py runs/quickstart docs/images
 
-Writes report_charts.png (1280 pixels wide, light), report_samples.png (1280, dark) and report_phone.png (390 pixels) with
-a headless Chromium; prints what the browser's console said, which should be nothing.
+Writes report_charts.png (1280 pixels wide, light), report_samples.png (1280, dark) and report_phone.png (390 pixels)
+with a headless Chromium; prints what the browser's console said, which should be nothing.
 """
 
 from __future__ import annotations
