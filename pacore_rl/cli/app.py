@@ -16,6 +16,7 @@ from pacore_rl.cli.guard import guard
 from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 from pacore_rl.cli.report import report
+from pacore_rl.cli.serve import serve
 from pacore_rl.cli.watch import watch
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
@@ -46,6 +47,7 @@ app.command()(report)
 app.command()(watch)
 app.command()(export)
 app.command()(infer)
+app.command()(serve)
 
 
 def main() -> None:
