@@ -11,11 +11,13 @@ from rich.console import Console
 from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
 from pacore_rl.cli.evaluate import evaluate
+from pacore_rl.cli.export import export
 from pacore_rl.cli.guard import guard
 from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 from pacore_rl.cli.report import report
 from pacore_rl.cli.serve import serve
+from pacore_rl.cli.watch import watch
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
 
@@ -30,8 +32,11 @@ A model answers a problem many times in parallel, and learns to write one better
   5. [cyan]train[/]          PPO on synthesis
   6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
   7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines; held-out problems or benchmarks
-  8. [cyan]report[/]         the paper's tables and figures, from what was recorded
-  9. [cyan]infer[/]          answer questions through a served model, in rounds; [cyan]serve[/] offers that as an API
+  8. [cyan]report[/]         a run as a page of charts and samples; an evaluation as the paper's tables and figures
+  9. [cyan]export[/]         a Hugging Face folder that vllm serve loads, with a model card
+ 10. [cyan]infer[/]          answer questions through a served model, in rounds; [cyan]serve[/] offers that as an API
+
+While a run goes on, [cyan]watch[/] serves its page to this machine.
 """
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
@@ -39,6 +44,8 @@ app = typer.Typer(
 app.add_typer(curate, name="curate")
 app.command()(evaluate)
 app.command()(report)
+app.command()(watch)
+app.command()(export)
 app.command()(infer)
 app.command()(serve)
 
