@@ -14,7 +14,7 @@ import numpy as np
 from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.evaluation.answer_records import AnswerRecord, read_answers
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, Manifest
-from pacore_rl.evaluation.conditions import Condition, aggregation_of, rounds_of, sequential_of
+from pacore_rl.evaluation.conditions import Allowance, Condition, rounds_of, sequential_of
 from pacore_rl.evaluation.configurations import SelfConsistencyPoint
 from pacore_rl.evaluation.equivalence import merged
 from pacore_rl.evaluation.statistics import Estimate, mean_with_interval, paired_difference
@@ -111,10 +111,15 @@ def own_messages(folder: BenchmarkFolder, manifest: Manifest, name: str) -> dict
     }
 
 
-def equal_trajectories(records: Sequence[AnswerRecord], pools: Pools) -> int:
-    """Solo answers that cost as much as one of these runs: mean TTC over mean solo tokens, rounded, 1 at least."""
-    ttc = np.mean([value for value in _ttc(records, tuple(pools)) if value is not None])
-    return max(1, round(float(ttc / np.mean([_solo_tokens(messages) for messages in pools.values() if messages]))))
+def allowance(records: Sequence[AnswerRecord], pools: Pools) -> Allowance:
+    """What these runs of one condition used, each mean over samples, then problems."""
+    ids = tuple(pools)
+    closing = [[float(record.rounds[-1].generated_tokens) for record in own] for own in _by_problem(records, ids)]
+    return Allowance(
+        ttc_tokens=_over_problems(_ttc(records, ids)),
+        solo_tokens=_over_problems([_solo_tokens(messages) if messages else None for messages in pools.values()]),
+        synthesis_tokens=_over_problems([_mean(own) for own in closing]),
+    )
 
 
 def baseline_conditions(
@@ -124,7 +129,7 @@ def baseline_conditions(
     needed: list[Condition] = []
     for condition, own in _by_condition(records).items():
         if _is_compared(condition):
-            needed += _baselines_of(settings, equal_trajectories(own, pools))
+            needed += _baselines_of(settings, allowance(own, pools))
     return tuple(dict.fromkeys(needed))
 
 
@@ -222,12 +227,13 @@ def _with_baselines(
     own = results[condition]
     if not _is_compared(condition):
         return own
-    k, wanted = equal_trajectories(records, pools), tools.settings.baselines
+    allowed, wanted = allowance(records, pools), tools.settings.baselines
+    k = allowed.num_solo
     points = {
         "self_consistency": tools.vote(k) if tools.votable and "self_consistency" in wanted else None,
         "best_single": tools.best_single(k) if "best_single" in wanted else None,
     }
-    others = [results[one] for one in _baselines_of(tools.settings, k) if one in results]
+    others = [results[one] for one in _baselines_of(tools.settings, allowed) if one in results]
     values: dict[str, Values] = {name: point.by_problem for name, point in points.items() if point is not None}
     values |= {"sequential" if o.condition.is_sequential else "aggregation": o.by_problem for o in others}
     fields = {name: getattr(own, name) for name in ConditionResult.__slots__ if name != "equal_ttc"}
@@ -246,15 +252,12 @@ def _is_compared(condition: Condition) -> bool:
     return condition.method == "rounds" and condition.compacted and not condition.is_sequential
 
 
-def _baselines_of(settings: BenchmarksConfig, num_trajectories: int) -> list[Condition]:
+def _baselines_of(settings: BenchmarksConfig, allowed: Allowance) -> list[Condition]:
     needed: list[Condition] = []
-    if num_trajectories < 2:
-        return needed
     if "sequential" in settings.baselines:
-        needed.append(sequential_of(num_trajectories))
+        needed.append(allowed.sequential())
     if "aggregation" in settings.baselines:
-        population, group = settings.aggregation_population, settings.aggregation_group
-        needed.append(aggregation_of(num_trajectories, population=population, group=group))
+        needed.append(allowed.aggregation(population=settings.aggregation_population, group=settings.aggregation_group))
     return needed
 
 
@@ -327,6 +330,10 @@ def _pass_at(credits: Sequence[Sequence[float]], sizes: Sequence[int]) -> dict[i
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def _over_problems(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
 
 
 def _estimate(values: Sequence[float | None]) -> Estimate:

@@ -1,4 +1,4 @@
-"""A scripted model in front of benchmarks: what it answers, and how long, is a function of the problem and the round."""
+"""A scripted model in front of benchmarks: what it answers, and at what length, is a function of the ask."""
 
 from __future__ import annotations
 
