@@ -129,6 +129,7 @@ def training_figure(runs: Sequence[TrainingRun]) -> Figure | None:
             _checkpoints(axis, run, title, colour)
         _step_axis(axis, f"{title}, K=[16]", share=True)
         axis.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    _legend(figure, axes[:3])
     figure.supxlabel("step", fontsize=9.5, color=INK)
     return figure
 
@@ -145,6 +146,7 @@ def emergence_figure(runs: Sequence[TrainingRun]) -> Figure | None:
     figure, axes = _grid(len(panels), "Emergent correctness and cross-checking in training")
     for axis, (title, key, share) in zip(axes, panels, strict=True):
         _series(axis, known, key, title, share=share)
+    _legend(figure, axes)
     figure.supxlabel("step", fontsize=9.5, color=INK)
     return figure
 
@@ -254,10 +256,8 @@ def _series(axis: Axes, runs: Sequence[TrainingRun], key: str, title: str, *, sh
             continue
         smoothed = running_mean(values, width=max(1, len(values) // 15))
         axis.plot(steps, values, color=colour, lw=0.8, alpha=0.3)
-        axis.plot(steps, smoothed, color=colour, lw=1.8, label=run.message_sets)
+        axis.plot(steps, smoothed, color=colour, lw=1.8, label=f"{run.message_sets} messages")
     _step_axis(axis, title, share=share)
-    if len(runs) > 1 and axis.lines:
-        axis.legend(frameon=False, fontsize=8.5, title="messages", title_fontsize=8.5, labelcolor=INK)
 
 
 def _checkpoints(axis: Axes, run: TrainingRun, title: str, colour: str) -> None:
