@@ -15,6 +15,7 @@ from pacore_rl.cli.guard import guard
 from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 from pacore_rl.cli.report import report
+from pacore_rl.cli.serve import serve
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
 
@@ -39,6 +40,7 @@ app.add_typer(curate, name="curate")
 app.command()(evaluate)
 app.command()(report)
 app.command()(infer)
+app.command()(serve)
 
 
 def main() -> None:

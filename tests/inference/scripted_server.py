@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -197,3 +198,30 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@contextmanager
+def in_thread(answer: Answer | None = None) -> Iterator[ScriptedServer]:
+    """A server in a thread with an event loop of its own, for commands that have one themselves."""
+    started, stop = threading.Event(), threading.Event()
+    server = ScriptedServer(answer)
+
+    async def run() -> None:
+        async with server:
+            started.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.02)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield server
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def numbered(request: dict[str, Any], number: int) -> Script:
+    """An answer that is its request's number."""
+    return Script(content=f"<think>x</think>{number}", usage={"prompt_tokens": 30, "completion_tokens": 20})

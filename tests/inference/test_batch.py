@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import Script, ScriptedServer
+from scripted_server import Script, in_thread, numbered
 from typer.testing import CliRunner
 
 from pacore_rl.cli.app import app
 from pacore_rl.inference.questions import load_questions
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-@contextmanager
-def serving(answer: Any = None) -> Iterator[ScriptedServer]:
-    started, stop = threading.Event(), threading.Event()
-    server = ScriptedServer(answer)
-
-    async def run() -> None:
-        async with server:
-            started.set()
-            while not stop.is_set():
-                await asyncio.sleep(0.02)
-
-    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield server
-    finally:
-        stop.set()
-        thread.join(10)
-
-
-def numbered(request: dict[str, Any], number: int) -> Script:
-    return Script(content=f"<think>x</think>{number}", usage={"prompt_tokens": 30, "completion_tokens": 20})
 
 
 def write(path: Path, *records: Any) -> Path:
@@ -69,7 +41,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_every_problem_is_one_line_with_its_rounds_and_their_tokens(tmp_path: Path) -> None:
     source, out = questions(tmp_path / "q.jsonl", 3), tmp_path / "deep" / "a.jsonl"
-    with serving(numbered) as server:
+    with in_thread(numbered) as server:
         result = infer(source, "--endpoint", server.url, "--level", "4", "-o", out)
     assert result.exit_code == 0, result.output
     records = lines(out)
@@ -93,7 +65,7 @@ def test_it_goes_on_after_a_kill_and_makes_no_call_twice(tmp_path: Path) -> None
     def slow_at_the_end(request: dict[str, Any], number: int) -> Script:
         return Script(content=f"</think>{number}", delay_seconds=0 if number < 17 else 600)
 
-    with serving(slow_at_the_end) as server:
+    with in_thread(slow_at_the_end) as server:
         command = [sys.executable, "-m", "pacore_rl", "infer", str(source), "--endpoint", server.url, "--level", "4"]
         command += ["-o", str(out), "--max-open-calls", "4"]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -124,7 +96,7 @@ def test_a_problem_that_failed_is_typed_and_tried_again(tmp_path: Path) -> None:
     def fails(request: dict[str, Any], number: int) -> Script:
         return Script(status=400, error="no") if "0 + 1" in str(request) else Script(content="</think>1")
 
-    with serving(fails) as server:
+    with in_thread(fails) as server:
         result = infer(source, "--endpoint", server.url, "--level", "2", "-o", out)
         failed = next(record for record in lines(out) if record["id"] == "p0")
         assert result.exit_code == 0 and "1 answered, 1 failed" in result.output
@@ -137,7 +109,7 @@ def test_a_problem_that_failed_is_typed_and_tried_again(tmp_path: Path) -> None:
 
 def test_a_file_of_other_settings_is_not_mixed(tmp_path: Path) -> None:
     source, out = questions(tmp_path / "q.jsonl", 1), tmp_path / "a.jsonl"
-    with serving(numbered) as server:
+    with in_thread(numbered) as server:
         infer(source, "--endpoint", server.url, "--level", "2", "-o", out)
         result = infer(source, "--endpoint", server.url, "--level", "3", "--seed", "1", "-o", out)
     assert result.exit_code == 2
@@ -148,7 +120,7 @@ def test_a_file_of_other_settings_is_not_mixed(tmp_path: Path) -> None:
 def test_an_endpoint_that_goes_away_stops_the_run_and_keeps_what_was_done(tmp_path: Path) -> None:
     source, out = questions(tmp_path / "q.jsonl", 3), tmp_path / "a.jsonl"
 
-    with serving() as server:
+    with in_thread() as server:
         key_is_revoked = Script(status=401, error="revoked")
         server.answer = lambda request, number: numbered(request, number) if number < 6 else key_is_revoked
         result = infer(source, "--endpoint", server.url, "--level", "4", "-o", out, "--max-open-calls", 1)
@@ -186,7 +158,7 @@ BAD: dict[str, tuple[Callable[[str, Path], list[Any]], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_at_once_with_what_to_change(tmp_path: Path, case: str) -> None:
     make, message = BAD[case]
-    with serving() as server:
+    with in_thread() as server:
         server.tokens_per_byte = 0.5
         arguments = make(server.url, questions(tmp_path / "q.jsonl", 1))
         result = infer(*arguments, "--endpoint", server.url, "-o", tmp_path / "a.jsonl")
