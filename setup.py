@@ -17,6 +17,9 @@ CORE = [
     "ray==2.60.0",
     "deepspeed==0.19.8",
     "datasets>=5.2",
+    "datasketch>=2",  # near-duplicates of problems; it needs scipy
+    "scipy",
+    "xxhash",
     "wandb>=0.31",
     "math-verify==0.9.0",
     "httpx",

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from pacore_rl.config_base import Count, Positive, Section, Share
+from pacore_rl.config_curation import CurationConfig
 from pacore_rl.config_engine import (
     ActorConfig,
     ClusterConfig,
@@ -22,6 +23,7 @@ from pacore_rl.config_engine import (
 )
 from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.config_rewards import CustomRewardConfig, JudgeConfig, RewardConfig
+from pacore_rl.config_surviving import SurvivingConfig
 from pacore_rl.synthesis.compaction import check_compaction
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ClusterConfig",
     "Config",
     "CriticConfig",
+    "CurationConfig",
     "CustomRewardConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "Section",
+    "SurvivingConfig",
     "SynthesisConfig",
     "TrainerConfig",
 ]
@@ -195,6 +199,8 @@ class TrainerConfig(Section):
     """Iterations of the run: 250 in stage 1, 450 in stage 2 (section 3.1)."""
     checkpoint_every_steps: Count = 50
     """0: only at the end."""
+    keep_checkpoints: Count = 3
+    """The latest ones, and beside them the best by held-out evaluation; 0 keeps all."""
 
 
 class LoggingConfig(Section):
@@ -222,7 +228,9 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     trainer: TrainerConfig = TrainerConfig()
+    surviving: SurvivingConfig = SurvivingConfig()
     logging: LoggingConfig = LoggingConfig()
+    curation: CurationConfig = CurationConfig()
 
     @property
     def run_dir(self) -> Path:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_curation.arithmetic import generate_arithmetic, operation_names, split_held_out
-from data_curation.pools import fill_pool
+from data_curation.pools import PROBLEMS_PER_WAVE, fill_pool
+from data_curation.proposals import EngineProposer
 from data_curation.stages import STAGE2_DRAWS, STAGE2_RESPONSES_PER_DRAW, select_stage1, select_stage2
 from data_curation.synthesis_accuracy import measure_synthesis_accuracy
 from pacore_rl.collection import Pool
@@ -16,8 +17,9 @@ from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.problems import save_problems
 from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
 from pacore_rl.reporting.terminal import console
-from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.pool_shards import Pool as ScoredPool
+from pacore_rl.synthesis.pool_shards import open_pool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import WriteMessages
 from pacore_rl.types import Problem
@@ -28,12 +30,13 @@ HELD_OUT_SHARE = 0.1
 def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = None, model: str | None = None) -> Path:
     """``pacore-rl pool``: bring the pool at ``out`` up to ``size`` messages per problem."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     size, path = size or config.synthesis.pool_size, model or config.model.path
     selected = load_checked_problems(problems, config.reward)
-    pool = MessagePool.open(out)
+    pool = open_pool(out)
     tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         fill_watched_pool(
             pool,
             selected,
@@ -67,9 +70,7 @@ def make_arithmetic(
 
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
-    kept, report = select_stage1(
-        load_checked_problems(problems, config.reward), MessagePool.open(pool, must_exist=True)
-    )
+    kept, report = select_stage1(load_checked_problems(problems, config.reward), open_pool(pool, must_exist=True))
     save_problems(out, kept)
     console.print(report.as_text())
     return out
@@ -78,12 +79,13 @@ def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> P
 def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, model: str | None = None) -> Path:
     """``pacore-rl curate stage2``: keep problems with 0 < synthesis accuracy < 1 under a stage-1 checkpoint."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     path = model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
     tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config
         )
@@ -94,7 +96,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
 
 
 def fill_watched_pool(
-    pool: MessagePool,
+    pool: ScoredPool,
     problems: Sequence[Problem],
     *,
     model: str,
@@ -104,6 +106,7 @@ def fill_watched_pool(
     scorer: Scorer,
     tokenizer: ChatTokenizer,
     config: Config,
+    problems_per_wave: int = PROBLEMS_PER_WAVE,
 ) -> None:
     """``fill_pool`` with its progress, counted in ``unit``."""
     wanted = sum(pool.missing([problem.id for problem in problems], size, model).values())
@@ -113,10 +116,12 @@ def fill_watched_pool(
             problems,
             size=size,
             model=model,
-            generator=WatchedGenerator(generator=generator, report=report),
+            proposer=EngineProposer(
+                generator=WatchedGenerator(generator=generator, report=report), tokenizer=tokenizer, config=config
+            ),
             scorer=scorer,
-            tokenizer=tokenizer,
             config=config,
+            problems_per_wave=problems_per_wave,
         )
 
 

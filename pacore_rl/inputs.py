@@ -9,7 +9,7 @@ from pathlib import Path
 from pacore_rl.config import RewardConfig
 from pacore_rl.problems import load_problems
 from pacore_rl.rewards.ground_truths import check_ground_truths
-from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.pool_shards import load_messages
 from pacore_rl.types import PoolMessage, Problem
 
 
@@ -33,13 +33,12 @@ def load_checked_problems(path: Path, reward: RewardConfig) -> tuple[Problem, ..
 
 
 def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMessage, ...]]:
-    """The pool of the problems, as a mapping by problem id.
+    """The pool of the problems, a file or a folder of shards, as a mapping by problem id.
 
     Raises:
         ValueError: the pool is missing or corrupt, or a problem has no message in it.
     """
-    pool = MessagePool.open(path, must_exist=True)
-    messages = {problem.id: pool.messages(problem.id) for problem in problems}
+    messages = load_messages(path, [problem.id for problem in problems])
     without = [problem_id for problem_id, found in messages.items() if not found]
     if without:
         raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
+from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.types import (
     ExperienceBatch,
     Finish,
@@ -137,6 +138,19 @@ class Engine(Protocol):
 
     def sync_weights(self, version: int) -> None:
         """Send the actor's weights to every inference engine, which from then on reports ``version``."""
+        ...
+
+    def snapshot(self) -> None:
+        """Copy the learners' state to the hosts' memory, between an update and ``sync_weights``."""
+        ...
+
+    def write_snapshot(self, folder: Path) -> Pending[list[WrittenFile]]:
+        """Write the latest snapshot into ``folder`` beside whatever is commanded meanwhile: ``actor`` and ``critic`` as
+        Hugging Face folders, and in ``state`` what ``load_state`` reads."""
+        ...
+
+    def load_state(self, folder: Path, version: int) -> None:
+        """Go on from what ``write_snapshot`` wrote, learners and inference engines; the latter report ``version``."""
         ...
 
     def close(self) -> None:

@@ -118,6 +118,8 @@ def response_metrics(rows: Sequence[Scored]) -> dict[str, float]:
         for name in ("stopped", "truncated", "empty", "overflow", "failed")
     }
     return shares | {
+        "response/count": float(len(rows)),
+        "response/distinct_count": float(len({(id(row.draw), row.sample) for row in rows})),
         "response/length_tokens": mean(lengths),
         "response/length_tokens_max": float(max(lengths)),
         "prompt/length_tokens": mean([row.draw.prompt_ids.size for row in rows]),

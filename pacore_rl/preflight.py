@@ -18,7 +18,7 @@ from pacore_rl.planning.shapes import KNOWN_TYPES, ModelShape, longest_sequence,
 from pacore_rl.planning.workload import Workload
 from pacore_rl.problems import load_problems
 from pacore_rl.synthesis.draws import draw_messages, draw_problems, draw_rng, fit_to_window
-from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.pool_shards import load_messages
 from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import PoolMessage, Problem
@@ -236,17 +236,18 @@ def measured_workload(config: Config, problems: Sequence[Problem] | None = None)
     None where the data or a local tokenizer is not there. ``problems``: those of ``data.problems``, if they are read.
     """
     data = config.data
-    there = data.problems.is_file() and (data.pool is None or data.pool.is_file())
+    there = data.problems.is_file() and (data.pool is None or data.pool.exists())
     if not there or not Path(config.model.path).expanduser().is_dir():
         return None
     tokenizer = load_tokenizer(config.model.path)
     problems = load_problems(data.problems) if problems is None else problems
-    pool = MessagePool.open(data.pool, must_exist=True) if data.pool else None
     first = draw_problems(problems, min(config.ppo.problems_per_step, len(problems)), seed=config.run.seed, step=0)
-    drawn = [_prompt_length(config, tokenizer, problem, _messages(pool, problem)) for problem in first]
+    looked_at = [*first, *_longest(problems)]
+    pool = load_messages(data.pool, {problem.id for problem in looked_at}) if data.pool else {}
+    drawn = [_prompt_length(config, tokenizer, problem, pool.get(problem.id, ())) for problem in first]
     longest = [
-        _prompt_length(config, tokenizer, problem, _messages(pool, problem), full=True)
-        for problem in _longest(problems)
+        _prompt_length(config, tokenizer, problem, pool.get(problem.id, ()), full=True)
+        for problem in looked_at[len(first) :]
     ]
     longest_prompt = max(*drawn, *longest)
     response = min(config.sampling.max_response_tokens, config.model.context_window_tokens - min(drawn))
@@ -257,10 +258,6 @@ def measured_workload(config: Config, problems: Sequence[Problem] | None = None)
         window=config.model.context_window_tokens,
         measured=True,
     )
-
-
-def _messages(pool: MessagePool | None, problem: Problem) -> Sequence[PoolMessage]:
-    return () if pool is None else pool.messages(problem.id)
 
 
 def _prompt_length(

@@ -209,6 +209,7 @@ def _to_record(problem: Problem) -> Record:
 
 
 def problem_of_record(record: Record, where: str) -> Problem:
+    """One record, in any of the forms above. Raises ValueError that begins with ``where`` and names what is wrong."""
     version = record.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise ValueError(

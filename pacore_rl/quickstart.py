@@ -20,10 +20,13 @@ from pathlib import Path
 
 from data_curation.chain_sums import chain_problem, sample_chain
 from data_curation.stages import StageReport, select_stage1, select_stage2
+from pacore_rl.checkpoints.compatibility import data_fingerprints
+from pacore_rl.checkpoints.store import CheckpointStore
 from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
 from pacore_rl.engine.cluster import RayEngine, open_engine
+from pacore_rl.engine.scoring import open_run_scorer
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
 from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, save_report
@@ -34,7 +37,6 @@ from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
-from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.runs import open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
@@ -189,6 +191,7 @@ class Quickstart:
             sinks=self.sinks,
             evaluate_held_out=held_out.first(64).evaluation(config, self.engine.generator, self.scorer, self.tokenizer),
             write_messages=online_writer(config, self.engine.generator, self.scorer, self.tokenizer),
+            checkpoints=CheckpointStore(config, data_fingerprints(problems, messages(problems, pool))),
         ).train(first_step=first_step)
 
     def evaluate(self, sets: dict[str, HeldOut], when: str) -> dict[str, EvaluationReport]:
@@ -238,9 +241,9 @@ def run(
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
     with (
-        open_scorer(config.reward) as scorer,
         open_sinks(config, total_steps=total_steps) as sinks,
         open_engine(config) as engine,
+        open_run_scorer(config) as scorer,
     ):
         Quickstart(config=config, plan=plan, engine=engine, scorer=scorer, tokenizer=tokenizer, sinks=sinks).run()
     return config.run_dir

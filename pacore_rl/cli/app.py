@@ -73,6 +73,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and print everything, start nothing: what the run would be.")
     ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on: auto takes the run's latest whole checkpoint (or begins), else the folder of a checkpoint."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train a model to synthesise, by PPO on the problems and the message pool of a recipe.
@@ -80,6 +86,8 @@ def train(
     Writes into run.output_dir/run.name: metrics.jsonl, curves, checkpoints, and the resolved recipe.
 
     Example: [cyan]pacore-rl train recipes/quickstart.yaml trainer.steps=10[/]
+
+    After any end: [cyan]pacore-rl train RECIPE --resume auto[/] (ends with 75 where SIGTERM came and the run was saved)
 
     Settings: [cyan]pacore-rl train --explain[/]  Next: [cyan]pacore-rl evaluate RECIPE --model CHECKPOINT[/]
     """
@@ -100,7 +108,7 @@ def train(
         outputs.add(config.run_dir)
         from pacore_rl import runs
 
-        folder = runs.train(config)
+        folder = runs.train(config, resume=resume)
         say_done(folder, f"pacore-rl evaluate {recipe} --model CHECKPOINT, with a checkpoint of {folder}")
 
 

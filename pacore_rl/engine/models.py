@@ -6,7 +6,6 @@ a weight only while some module that uses it runs forward.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pacore_rl.checkpoints.files import replace_folder, sync
 from pacore_rl.config import ModelConfig
 from pacore_rl.engine import document_attention
 from pacore_rl.ppo.log_probs import chosen_log_probs
@@ -139,27 +139,8 @@ def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], tokenizer_
     AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(partial)
     for file in partial.rglob("*"):
         if file.is_file():
-            _fsync(file)
-    _replace_folder(partial, folder)
-
-
-def _replace_folder(partial: Path, folder: Path) -> None:
-    """Rename a finished folder into place; an older one makes room first."""
-    outdated = folder.with_name(f".{folder.name}.outdated")
-    shutil.rmtree(outdated, ignore_errors=True)
-    if folder.exists():
-        folder.rename(outdated)
-    partial.rename(folder)
-    _fsync(folder.parent)
-    shutil.rmtree(outdated, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(file)
+    replace_folder(partial, folder)
 
 
 def _load_options(config: ModelConfig, dtype: torch.dtype, path: str) -> dict[str, Any]:

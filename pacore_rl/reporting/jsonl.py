@@ -6,6 +6,7 @@ A last line without an end is one that is being written, or that a crash cut sho
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SCHEMA = 1
+JOURNALS = ("metrics.jsonl", "samples.jsonl")
+"""Files of a run folder to which every step adds lines; a run that goes on from a checkpoint cuts them back to it."""
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +36,14 @@ class LineFile:
         """Write the records, after what is there. Raises ``ValueError`` for NaN and infinities."""
         lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) for record in records]
         # A lone surrogate, which a tokenizer may leave, has no UTF-8: it is written as a question mark.
-        self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+        whole = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        written = self._file.write(whole)
+        if written != len(whole):
+            raise OSError(
+                errno.ENOSPC,
+                f"only {written} of {len(whole)} bytes found room; make some, then go on with --resume auto",
+                self._file.name,
+            )
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -82,6 +92,27 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
                 "and a step. Remove the line, or give the metrics.jsonl of a run."
             ) from error
     return [by_step[step] for step in sorted(by_step)]
+
+
+def length(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def cut_back(path: Path, num_bytes: int) -> None:
+    """Remove what was appended past ``num_bytes``: lines of steps that a resumed run makes again.
+
+    Raises:
+        ValueError: the file is shorter than that.
+    """
+    size = length(path)
+    if size < num_bytes:
+        raise ValueError(
+            f"{path} has {size} bytes, and had {num_bytes} when the checkpoint was written: lines are missing. Put the "
+            "file back, or start a new run from the checkpoint's actor folder."
+        )
+    if size > num_bytes:
+        os.truncate(path, num_bytes)
 
 
 def _writable(key: str, value: float) -> float | str:
