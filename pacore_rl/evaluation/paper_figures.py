@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, ConditionResult
@@ -171,8 +172,11 @@ def _point(run: ConditionResult) -> tuple[float, Estimate]:
 def _grid(num: int, title: str, *, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
     columns = min(num, columns)
     num_rows = -(-num // columns)
-    figure = Figure(figsize=(4.3 * columns + 0.5, 3.5 * num_rows + 0.6), dpi=DOTS_PER_INCH, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # pyright: ignore[reportOptionalMemberAccess]
+    figure = Figure(
+        figsize=(4.3 * columns + 0.5, 3.5 * num_rows + 0.6),
+        dpi=DOTS_PER_INCH,
+        layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08),
+    )
     axes = list(figure.subplots(num_rows, columns, squeeze=False).ravel())
     for axis in axes[num:]:
         axis.set_visible(False)

@@ -46,8 +46,7 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
     results = summarise(evaluation)
     if not results:
         raise ValueError(f"{folder} holds no answers yet; let `pacore-rl evaluate` finish a benchmark first.")
-    own_run = [folder.resolve().parent] if not runs and is_training_run(folder.resolve().parent) else []
-    trained = [load_training_run(run) for run in (*runs, *own_run)]
+    trained = [load_training_run(run) for run in runs_of(folder, runs)]
     of_runs = message_set_table(trained)
     tables = (*benchmark_tables(results, model), *([of_runs] if of_runs else []))
     figures = write_figures(results, trained, model, out)
@@ -57,6 +56,12 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
     page = out / "report.md"
     _write(page, _page(model, results, tables, figures))
     return PaperReport(tables=tables, figures=figures, page=page)
+
+
+def runs_of(folder: Path, runs: Sequence[Path] = ()) -> list[Path]:
+    """The training runs that belong to an evaluation: those given, or else the run whose folder it lies in, if any."""
+    holder = folder.resolve().parent
+    return list(runs) or ([holder] if is_training_run(holder) else [])
 
 
 def _page(model: str, results: Sequence[BenchmarkResult], tables: Sequence[PaperTable], figures: Sequence[str]) -> str:
