@@ -121,6 +121,13 @@ def test_the_first_problems_can_be_asked_for_and_parquet_is_read(tmp_path: Path)
     assert load_benchmark("mine", str(tmp_path / "rows.parquet"), num_problems=2) == rows[:2]
 
 
+def test_imo_answerbench_is_read_from_the_table_it_is_published_as(tmp_path: Path) -> None:
+    (tmp_path / "v2.csv").write_text('Problem ID,Problem,Short Answer,Category\nimo-1,"Find $f$,\nif any.",3,Algebra\n')
+    (problem,) = load_benchmark("imo_answerbench", str(tmp_path / "v2.csv"))
+    assert (problem.id, problem.ground_truth, problem.tags["category"]) == ("imo-1", "3", "Algebra")
+    assert problem.conversation[-1].content.startswith("Find $f$,\nif any.")
+
+
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
