@@ -13,7 +13,7 @@ import numpy as np
 
 from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.evaluation.answer_records import AnswerRecord, read_answers
-from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, Manifest
+from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
 from pacore_rl.evaluation.conditions import Allowance, Condition, rounds_of, sequential_of
 from pacore_rl.evaluation.configurations import SelfConsistencyPoint
 from pacore_rl.evaluation.equivalence import merged
@@ -52,6 +52,8 @@ class ConditionResult:
     num_samples: int
     """Runs of a problem that count, at least."""
     num_failed: int
+    num_missing: int
+    """Runs that an unfinished evaluation has not made yet."""
     by_problem: Values
     equal_ttc: EqualTTC | None = None
     """The baselines of the same cost; None for the baselines themselves."""
@@ -160,10 +162,11 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
     right = [[float(verdict.correct) for verdict in verdicts] for verdicts in counted.values()]
     records = [record for record in _records(folder, name) if record.problem_id in pools]
     grouped = _by_condition(records)
-    results = {
-        condition: _condition_result(condition, own, one.problem_ids, settings) for condition, own in grouped.items()
-    }
-    main = [condition for condition in main_conditions(settings) if condition in results]
+    results = {condition: _condition_result(condition, own, one, settings) for condition, own in grouped.items()}
+    named = main_conditions(settings)
+    main = [condition for condition in named if condition in results]
+    # K vectors that an earlier call on this folder ran stay; sequential runs may be baselines, and stand beside theirs.
+    main += [c for c in results if c not in named and c.method == "rounds" and not c.is_sequential]
     smallest = min((len(verdicts) for verdicts in counted.values()), default=0)
     return BenchmarkResult(
         name=name,
@@ -262,9 +265,9 @@ def _baselines_of(settings: BenchmarksConfig, allowed: Allowance) -> list[Condit
 
 
 def _condition_result(
-    condition: Condition, records: Sequence[AnswerRecord], problem_ids: Sequence[str], settings: BenchmarksConfig
+    condition: Condition, records: Sequence[AnswerRecord], benchmark: BenchmarkSet, settings: BenchmarksConfig
 ) -> ConditionResult:
-    by_problem = _by_problem(records, problem_ids)
+    by_problem = _by_problem(records, benchmark.problem_ids)
     counted = [[record for record in own if record.credit is not None] for own in by_problem]
     if not any(counted):
         raise ValueError(
@@ -281,7 +284,7 @@ def _condition_result(
     return ConditionResult(
         condition=condition,
         accuracy=_estimate(accuracy),
-        ttc_tokens=_estimate(_ttc(records, problem_ids)),
+        ttc_tokens=_estimate(_ttc(records, benchmark.problem_ids)),
         pass_at=_pass_at(credits, settings.pass_at) if condition.method == "rounds" else {},
         emergent_correct=_estimate(emergent) if any(value is not None for value in emergent) else None,
         cross_check_words=_estimate([_mean([float(a.cross_checks) for a in own]) for own in answers]),
@@ -289,6 +292,7 @@ def _condition_result(
         truncated=_estimate([_mean([float(a.finish == "truncated") for a in own]) for own in answers]),
         num_samples=min(len(own) for own in counted),
         num_failed=len(records) - sum(map(len, counted)),
+        num_missing=max(0, benchmark.samples_per_problem * len(benchmark.problem_ids) - len(records)),
         by_problem=accuracy,
     )
 

@@ -3,8 +3,8 @@
 To add one: a line in :data:`BENCHMARKS`, and a reader in ``benchmark_records`` where its records have a form of their
 own. A file of your own needs neither: ``evaluation.benchmarks.sets: {mine: data/mine.jsonl}`` reads any problem file.
 
-A source is a path (JSON Lines, JSON, Parquet or CSV) or the hub id of a data set, ``owner/name``, with ``owner/name:split``
-where the split is another than the registered one.
+A source is a path (JSON Lines, JSON, Parquet or CSV) or the hub id of a data set, ``owner/name``, with
+``owner/name:split`` where the split is another than the registered one.
 """
 
 from __future__ import annotations

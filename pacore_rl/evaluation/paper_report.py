@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +71,14 @@ def _page(model: str, results: Sequence[BenchmarkResult], tables: Sequence[Paper
     failed = {
         result.title: result.num_failed_solo + sum(run.num_failed for run in result.conditions) for result in results
     }
-    left_out = ", ".join(f"{title}: {num}" for title, num in failed.items() if num)
-    parts.append(f"Runs left out because generating or scoring them failed: {left_out or 'none'}.\n")
+    missing = {result.title: sum(run.num_missing for run in result.conditions) for result in results}
+    parts.append(f"Runs left out because generating or scoring them failed: {_counts(failed)}.")
+    parts.append(f"Runs that the evaluation has not made yet: {_counts(missing)}.\n")
     return "\n".join(parts)
+
+
+def _counts(by_title: Mapping[str, int]) -> str:
+    return ", ".join(f"{title}: {num}" for title, num in by_title.items() if num) or "none"
 
 
 def _write(path: Path, text: str) -> None:
