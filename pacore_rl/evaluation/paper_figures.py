@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, ConditionResult
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult, ConditionResult
 from pacore_rl.evaluation.figures import (
     BLUE,
     DOTS_PER_INCH,

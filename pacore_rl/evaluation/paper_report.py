@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacore_rl.evaluation.benchmark_folder import MANIFEST, BenchmarkFolder
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.evaluation.paper_figures import write_figures
 from pacore_rl.evaluation.paper_tables import PaperTable, benchmark_tables, message_set_table
 from pacore_rl.evaluation.training_runs import is_training_run, load_training_run

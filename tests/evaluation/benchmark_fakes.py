@@ -13,7 +13,7 @@ from pacore_rl.benchmark_runs import run_sets
 from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.evaluation.asking import Ask, Then
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.interfaces import Scorer
 from pacore_rl.synthesis.plan import Reply
 from pacore_rl.types import Problem
