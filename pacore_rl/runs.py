@@ -52,6 +52,9 @@ def train(config: Config, *, resume: str | None = None) -> Path:
     fingerprints = data_fingerprints(problems, pool)
     checkpoint = prepare_resume(config, resume, fingerprints)
     run_dir = prepare_run_dir(config, goes_on=resume is not None)
+    if checkpoint is not None and checkpoint.manifest.step >= config.trainer.steps:
+        console.print(f"  all {config.trainer.steps} steps (trainer.steps) are done", highlight=False)
+        return run_dir
     with open_sinks(config) as sinks, open_store(config, fingerprints) as store:
 
         def attempt(engine: Engine, start: Checkpoint | None) -> None:

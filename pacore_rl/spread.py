@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,3 +76,18 @@ def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class OnPairs:
+    """A function of two arguments as one of pairs, which travels to other processes if the function does."""
+
+    function: Callable[[Any, Any], Any]
+
+    def __call__(self, pair: tuple[Any, Any]) -> Any:
+        return self.function(*pair)
+
+
+def over_parts(spread: Spread) -> Callable[[Callable[[Path, Path], int], Sequence[tuple[Path, Path]]], Iterator[int]]:
+    """A ``data_curation.steps.Spread``: parts of a step, each read from one file and written to another."""
+    return lambda work, jobs: spread.map(OnPairs(work), jobs)

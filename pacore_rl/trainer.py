@@ -33,7 +33,7 @@ from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
 from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
 from pacore_rl.learned import Learned
-from pacore_rl.metrics import Stopwatch
+from pacore_rl.metrics import Stopwatch, scoring_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
 from pacore_rl.step_checks import agrees, check_on_policy, check_scoring, count_equal_rewards
@@ -103,6 +103,7 @@ class Trainer:
                 rows = self.gather(step, last_step, at, collector, watch)
                 with termination_deferred():  # half an update is nothing that could be saved
                     at = self.learn_from(rows, step, at, collector, watch, snapshot=saves)
+                self.hear_of_checkpoints()
                 if is_due(step, config.evaluation.every_steps):
                     at = replace(at, score=self.evaluate_and_log(step).get(SCORE))
                 if saves:
@@ -163,6 +164,9 @@ class Trainer:
                 engine.sync_weights(version)
         with watch.phase("report"):
             metrics = learned.metrics(rows, batch, config, sampled_by=before.weight_version)
+            metrics |= scoring_metrics(
+                rows, waited_seconds=watch.seconds["score"], num_workers=config.reward.num_workers
+            )
         self.log(step, metrics | watch.metrics(generated_tokens=collector.num_generated_tokens))
         return Position(
             step=step,
@@ -240,6 +244,10 @@ class Trainer:
             self.engine.snapshot()
             self.save(at)
             self.checkpoints.finish()
+
+    def hear_of_checkpoints(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.check()
 
     def finish_checkpoints(self) -> None:
         if self.checkpoints is not None:

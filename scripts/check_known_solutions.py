@@ -5,8 +5,8 @@
     python scripts/check_known_solutions.py FOLDER --results results.jsonl --write-exceptions
 
 Reads JSON Lines of problems with ``tests`` and ``solutions: [{lang, verdict, code, check?}]``, runs those in Python and
-C++, and prints each surprise: a solution whose label does not hold and that ``known_solutions_exceptions.json`` does
-not name. Ends with 1 if there is one, or if solutions are left over.
+C++, and prints each surprise: a solution whose label does not hold and that the file of exceptions
+does not name. Ends with 1 if there is one, or if solutions are left over.
 
 The label is ``verdict``, given by whoever judged the solution on all tests of its problem. What the record holds may be
 a part of them, without the checker: ``check.verdict_here`` tells what happened when its collector ran these very tests,
@@ -140,23 +140,23 @@ def read_results(path: Path | None) -> dict[str, Result]:
     return {result.name: result for result in found}
 
 
-def read_exceptions() -> dict[str, str]:
+def read_exceptions(path: Path) -> dict[str, str]:
     """Names to reasons."""
-    if not EXCEPTIONS.exists():
+    if not path.exists():
         return {}
-    by_reason: dict[str, list[str]] = json.loads(EXCEPTIONS.read_text())
+    by_reason: dict[str, list[str]] = json.loads(path.read_text())
     return {name: reason for reason, names in by_reason.items() for name in names}
 
 
-def write_exceptions(results: Mapping[str, Result]) -> None:
+def write_exceptions(path: Path, results: Mapping[str, Result]) -> None:
     """Write down the solutions whose label does not hold for a reason, under it. Those named by hand stay."""
     explained = {name: found.explanation for name, found in results.items() if not found.holds and found.explanation}
     by_reason: defaultdict[str, list[str]] = defaultdict(list)
-    for name, reason in sorted((read_exceptions() | explained).items()):
+    for name, reason in sorted((read_exceptions(path) | explained).items()):
         if name not in results or not results[name].holds:
             by_reason[reason].append(name)
     text = json.dumps(dict(sorted(by_reason.items())), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(EXCEPTIONS, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def chosen_solutions(arguments: argparse.Namespace) -> list[tuple[Known, str]]:
@@ -200,7 +200,7 @@ def run(
 def main() -> int:
     arguments = parse_arguments()
     backend, started = choose_backend(), time.monotonic()
-    chosen, exceptions = chosen_solutions(arguments), read_exceptions()
+    chosen, exceptions = chosen_solutions(arguments), read_exceptions(arguments.exceptions)
     results = read_results(arguments.results)
     waiting = [each for each in chosen if each[0].name not in results][: arguments.limit or None]
     for result in run(waiting, backend, arguments, started):
@@ -208,8 +208,8 @@ def main() -> int:
         if not result.holds and result.name not in exceptions:
             print(f"SURPRISE {result.kind}, {result.name}: {result.reason}; {result.explanation}", flush=True)
     if arguments.write_exceptions:
-        write_exceptions(results)
-        exceptions = read_exceptions()
+        write_exceptions(arguments.exceptions, results)
+        exceptions = read_exceptions(arguments.exceptions)
     here = [results[known.name] for known, _ in chosen if known.name in results]
     return report(here, exceptions, len(chosen) - len(here), f"{backend}, {time.monotonic() - started:.0f} s")
 
@@ -242,7 +242,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3600.0, help="start no solution after this long")
     parser.add_argument("--skip-loops", action="store_true", help="leave out those that are known to run into a limit")
     parser.add_argument("--results", type=Path, help="JSON Lines of what was found; a later call goes on from there")
-    parser.add_argument("--write-exceptions", action="store_true", help=f"write {EXCEPTIONS.name} anew")
+    parser.add_argument("--exceptions", type=Path, default=EXCEPTIONS, help="JSON: solutions by reason")
+    parser.add_argument("--write-exceptions", action="store_true", help="add those that the records explain")
     return parser.parse_args()
 
 

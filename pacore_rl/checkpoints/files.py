@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 BLOCK_BYTES = 4 * 1024**2
 HASHING_THREADS = 8
+_OS_ERROR = re.compile(r"\(os error (\d+)\)|code: (\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,19 @@ class WrittenFile:
     """Relative to the checkpoint's folder."""
     num_bytes: int
     sha256: str
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """safetensors wraps what the system says of a full disk in an error of its own; here it is an ``OSError``."""
+    try:
+        yield
+    except SafetensorError as error:
+        match = _OS_ERROR.search(str(error))
+        if match is None:
+            raise
+        number = int(match[1] or match[2])
+        raise OSError(number, f"{os.strerror(number)} ({error})") from error
 
 
 def sync_and_hash(path: Path, folder: Path) -> WrittenFile:

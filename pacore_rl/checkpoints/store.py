@@ -98,12 +98,15 @@ class CheckpointStore:
             return
         try:
             writing.result()
+        except TimeoutError:
+            raise  # a worker's; it is an OSError only by name
         except OSError as error:
-            if error.errno not in DISK_FULL or self.config.surviving.on_disk_full == "stop":
+            said = getattr(error, "cause", error)  # Ray's copy of a worker's error keeps the number of it there only
+            if said.errno not in DISK_FULL or self.config.surviving.on_disk_full == "stop":
                 raise
             self.num_skipped += 1
             self.say(
-                f"a checkpoint was left out: {error}. surviving.on_disk_full=skip goes on without it; make room in "
+                f"a checkpoint was left out: {said}. surviving.on_disk_full=skip goes on without it; make room in "
                 f"{self.folder}, or lower trainer.keep_checkpoints."
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,7 @@ def serve(
     Next: [cyan]curl http://127.0.0.1:8100/v1/models[/]  More: docs/inference.md
     """
     with guard(debug=debug):
+        _check_installed()
         from pacore_rl.inference.server import run
         from pacore_rl.inference.server.app import ServerOptions
         from pacore_rl.inference.server.chat import ServedModel
@@ -119,6 +121,12 @@ def serve(
             soft_wrap=True,
         )
         run.serve(options, host=host, port=port, grace_seconds=grace_seconds)
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"serving needs {', '.join(missing)}; install them with `pip install 'pacore-rl[serve]'`.")
 
 
 def _check_port(host: str, port: int) -> None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from pacore_rl.checkpoints.files import WrittenFile, sync_and_hash
+from pacore_rl.checkpoints.files import WrittenFile, disk_errors, sync_and_hash
 from pacore_rl.checkpoints.learner_files import Piece, open_learner_files, state_file, write_pieces
 from pacore_rl.checkpoints.random_states import random_states, restore_random_states
 from pacore_rl.config import Config, LearnerConfig
@@ -198,11 +198,12 @@ class LearnerWorker:
         assert snapshot is not None, "snapshot comes before write_snapshot"
         self._snapshot = None
         path = state_file(folder, self.role, self.rank)
-        write_pieces(path, snapshot.pieces, snapshot.notes)
         written = [path]
-        if self.rank == 0:
-            save_model(self.model, snapshot.weights, self.config.model.path, folder / self.role)
-            written += sorted(file for file in (folder / self.role).rglob("*") if file.is_file())
+        with disk_errors():
+            write_pieces(path, snapshot.pieces, snapshot.notes)
+            if self.rank == 0:
+                save_model(self.model, snapshot.weights, self.config.model.path, folder / self.role)
+                written += sorted(file for file in (folder / self.role).rglob("*") if file.is_file())
         return [sync_and_hash(file, folder) for file in written]
 
     def load_state(self, folder: Path) -> None:

@@ -40,9 +40,12 @@ class RaySpread:
 
     def map(self, function: Callable[[T], R], chunks: Iterable[T]) -> Iterator[R]:
         """``function(chunk)`` of every chunk, in order. Raises what a call raises, and ends the tasks in flight."""
-        task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(function)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_call)  # pyright: ignore[reportCallIssue]
+        shared = ray.put(function)  # once, with whatever it holds: an index of evaluation problems, say
         waiting = iter(chunks)
-        flying: deque[Any] = deque(task.remote(chunk) for chunk in islice(waiting, CHUNKS_AHEAD * self.num_workers))
+        flying: deque[Any] = deque(
+            task.remote(shared, chunk) for chunk in islice(waiting, CHUNKS_AHEAD * self.num_workers)
+        )
         try:
             while flying:
                 try:
@@ -50,8 +53,13 @@ class RaySpread:
                 except RayTaskError as error:
                     raise error.cause if isinstance(error.cause, Exception) else error from None
                 flying.popleft()
-                flying.extend(task.remote(chunk) for chunk in islice(waiting, 1))
+                flying.extend(task.remote(shared, chunk) for chunk in islice(waiting, 1))
                 yield result
         finally:
             for reference in flying:
                 ray.cancel(reference, force=False)
+
+
+def _call(function: Callable[[T], R], chunk: T) -> R:
+    """One task."""
+    return function(chunk)

@@ -94,6 +94,12 @@ class RayAnswers:
         self._closing = threading.Lock()
         self._is_closed = False
         shares = _shares(config.num_workers)
+        offered = ray.cluster_resources().get("CPU", 0.0)
+        if offered < config.num_workers:
+            raise ValueError(
+                f"reward.placement=ray wants reward.num_workers={config.num_workers} CPUs of the cluster, which has "
+                f"{offered:g}. Lower reward.num_workers, add CPUs, or set reward.placement=local."
+            )
         self._workers = [self._start(number, threads) for number, threads in enumerate(shares)]
         try:
             ray.get([worker.handle.pid.remote() for worker in self._workers], timeout=start_timeout_seconds)
@@ -105,6 +111,9 @@ class RayAnswers:
                 f"{ray.available_resources().get('CPU', 0.0):g} CPUs are free. Lower reward.num_workers, add CPUs, or "
                 "set reward.placement=local."
             ) from error
+        except BaseException:
+            self._end_workers()
+            raise
         self._thread = threading.Thread(target=self._serve, name="scoring", daemon=True)
         self._thread.start()
 

@@ -179,7 +179,7 @@ class ShardedPool:
                 f"no message pool at {path}; check the path, or generate it with `pacore-rl curate pools`."
             )
         for counts in (spread or InProcess()).map(count_shard, shards[:-1]):
-            pool._known.merge(counts)
+            pool.take(counts)
         if shards:
             pool._open_last(len(shards) - 1)
         return pool
@@ -250,6 +250,10 @@ class ShardedPool:
                     seen.add(record_id)
                     found[message.problem_id].append(message)
         return {problem_id: tuple(messages) for problem_id, messages in found.items()}
+
+    def take(self, counts: Counts) -> None:
+        """Know of what a shard on disk holds."""
+        self._known.merge(counts)
 
     def append(self, messages: Sequence[PoolMessage]) -> None:
         """Add messages to the last shard, or to a new one where that is full; they are on disk when this returns.

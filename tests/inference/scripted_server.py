@@ -44,6 +44,8 @@ class Script:
     """The stream ends properly, but after so many events."""
     raw_events: tuple[str, ...] | None = None
     """Sent as they are instead of everything above."""
+    stall_after: int | None = None
+    """Nothing comes any more after so many events."""
     delay_seconds: float = 0.0
     """Before the answer begins; infinite never answers."""
     piece_seconds: float = 0.0
@@ -165,6 +167,8 @@ class ScriptedServer:
                 return False
             if position == script.end_after:
                 break
+            if position == script.stall_after:
+                await asyncio.sleep(3600)
             data = f"data: {event}\n\n".encode()
             writer.write(b"%x\r\n%s\r\n" % (len(data), data))
             await writer.drain()

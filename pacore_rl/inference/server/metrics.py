@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pacore_rl.inference.answering import Answered
@@ -34,6 +36,7 @@ class ServerMetrics:
             ("pacore_upstream_calls_open", "Calls open to the endpoints.", lambda: _sum(client, "num_open")),
             ("pacore_upstream_calls_waiting", "Calls that wait for a slot.", lambda: _sum(client, "num_waiting")),
             ("pacore_upstream_calls", "Calls made to the endpoints.", lambda: client.counters.num_calls),
+            ("pacore_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
             ("pacore_upstream_retries", "Calls that were made again.", lambda: client.counters.num_retries),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
