@@ -11,7 +11,8 @@ from typing import Any
 from pacore_rl.config import Config
 from pacore_rl.evaluation.asking import Asker, EngineAsker
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.evaluation.benchmark_run import BenchmarkRun
 from pacore_rl.evaluation.benchmarks import benchmark_of, load_benchmark
 from pacore_rl.evaluation.endpoint import open_endpoints
