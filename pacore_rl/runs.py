@@ -18,7 +18,7 @@ from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import load_held_out
 from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
-from pacore_rl.inputs import load_checked_problems, load_pool
+from pacore_rl.inputs import load_training_data
 from pacore_rl.interfaces import Engine, MetricSink, SampleSink
 from pacore_rl.preflight import check_run
 from pacore_rl.problems import write_atomically
@@ -46,12 +46,11 @@ def train(config: Config, *, resume: str | None = None) -> Path:
     """
     from pacore_rl.engine.scoring import open_run_scorer
 
-    problems = load_checked_problems(config.data.problems, config.reward)
-    check_run(config, problems)
-    pool = load_pool(config.data.pool, problems) if config.data.pool else {}
+    data = load_training_data(config)
+    check_run(config, data.problems)
     held_out = load_held_out(config)
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    fingerprints = data_fingerprints(problems, pool)
+    fingerprints = data_fingerprints(data.problems, data.pool)
     checkpoint = prepare_resume(config, resume, fingerprints)
     run_dir = prepare_run_dir(config, goes_on=resume is not None)
     if checkpoint is not None and checkpoint.manifest.step >= config.trainer.steps:
@@ -66,8 +65,8 @@ def train(config: Config, *, resume: str | None = None) -> Path:
                     engine=engine,
                     scorer=scorer,
                     tokenizer=tokenizer,
-                    problems=problems,
-                    pool=pool,
+                    problems=data.problems,
+                    pool=data.pool,
                     sinks=sinks.metrics,
                     sample_sinks=sinks.samples,
                     evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer)
