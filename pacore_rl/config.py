@@ -75,6 +75,8 @@ class ModelConfig(Section):
     """A Hugging Face folder or hub id: weights, tokenizer and chat template."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on GPUs, float32 on CPUs."""
+    trust_remote_code: bool = False
+    """Run Python that comes with the model, with all your rights; only for models that you trust as you do code."""
     context_window_tokens: Positive = 131_072
     """Prompt and response together (paper, section 3.1)."""
     end_of_reasoning: str = Field(default="</think>", min_length=1)
@@ -222,6 +224,12 @@ class LoggingConfig(Section):
     """A line for each step in the terminal."""
     wandb_project: str | None = "pacore-rl"
     """Offline unless wandb is logged in; null turns wandb off."""
+    sample_problems_per_step: Count = 2
+    """Problems that samples.jsonl (and a wandb table) keeps of each step, with messages and responses; 0: none."""
+    sample_responses_per_problem: Positive = 4
+    """Responses that it keeps of each of them."""
+    sample_text_chars: Annotated[int, Field(ge=100)] = 8000
+    """Of a longer message or response it keeps the beginning and the end, this many characters together."""
 
 
 class Config(Section):

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, ConditionResult
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult, ConditionResult
 from pacore_rl.evaluation.conditions import Condition
 from pacore_rl.evaluation.configurations import SelfConsistencyPoint
 from pacore_rl.evaluation.statistics import Estimate
