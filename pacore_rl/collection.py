@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pacore_rl.checkpoints.rollouts import InFlight, Unfinished
 from pacore_rl.config import Config
 from pacore_rl.experience import Draw, Scored
 from pacore_rl.interfaces import ChatTokenizer, Engine, Pending, Scorer
@@ -25,22 +26,28 @@ Pool = Mapping[str, Sequence[PoolMessage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Unfinished:
-    """A response that another step goes on with."""
-
-    draw: Draw
-    trajectory: Trajectory
-    seed: int
-    """Of what follows: its own, unlike the seed that a draw's responses share."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Response:
     """A response that ended, with its verdict under way."""
 
     draw: Draw
+    sample: int
     trajectory: Trajectory
     verdict: Pending[list[Verdict]]
+
+    def scored(self) -> Scored:
+        """Wait for the verdict."""
+        (verdict,) = self.verdict.result()
+        return Scored(draw=self.draw, sample=self.sample, trajectory=self.trajectory, verdict=verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A verdict that there already is; a ``Pending``."""
+
+    verdict: Verdict
+
+    def result(self) -> list[Verdict]:
+        return [self.verdict]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,12 +62,28 @@ class Collector:
     pool: Pool
     online: Pool = field(default_factory=dict[str, Sequence[PoolMessage]])
     """Messages that the policy itself wrote (``synthesis.refresh_every_steps``)."""
+    online_version: int | None = None
+    """Of the weights that wrote them."""
     unfinished: list[Unfinished] = field(default_factory=list[Unfinished])
     """Responses in flight from earlier steps."""
     surplus: list[Response] = field(default_factory=list[Response])
     """Responses that ended together with the last ones of a step, and count in the next."""
     num_generated_tokens: int = 0
     """Of the latest step: new tokens of all responses, unfinished ones too."""
+
+    def in_flight(self) -> InFlight:
+        """What the steps so far leave to the next one; waits for verdicts under way."""
+        return InFlight(
+            unfinished=tuple(self.unfinished), surplus=tuple(response.scored() for response in self.surplus)
+        )
+
+    def go_on_with(self, in_flight: InFlight) -> None:
+        """Take over what another collector left."""
+        self.unfinished = list(in_flight.unfinished)
+        self.surplus = [
+            Response(draw=row.draw, sample=row.sample, trajectory=row.trajectory, verdict=Known(row.verdict))
+            for row in in_flight.surplus
+        ]
 
     def problems_of(self, step: int) -> list[tuple[int, Problem]]:
         """The step's problems, each with its round: the step it would belong to without oversampling.
@@ -104,13 +127,19 @@ class Collector:
         unfinished: dict[tuple[int, int], Unfinished] = {}
         for index, sample, trajectory in self.engine.generator.stream(requests, sampling_of(config), enough=enough):
             draw = origins[index]
+            assert (index, sample) not in ended and (index, sample) not in unfinished, "a response came twice"
+            number = before[index].sample if index < len(before) else sample
             self.num_generated_tokens += num_new_tokens(requests[index], trajectory)
             if trajectory.finish == "unfinished":
                 seed = before[index].seed if index < len(before) else draw_seed(draw.seed, "continue", sample)
-                unfinished[index, sample] = Unfinished(draw=draw, trajectory=trajectory, seed=seed)
+                unfinished[index, sample] = Unfinished(draw=draw, sample=number, trajectory=trajectory, seed=seed)
             else:
                 item = (draw.problem, self.message(trajectory), trajectory.finish)
-                ended[index, sample] = Response(draw=draw, trajectory=trajectory, verdict=self.scorer.score([item]))
+                ended[index, sample] = Response(
+                    draw=draw, sample=number, trajectory=trajectory, verdict=self.scorer.score([item])
+                )
+        num_asked, num_came = sum(request.num_samples for request in requests), len(ended) + len(unfinished)
+        assert num_came == num_asked, f"{num_came} of {num_asked} responses came"
         self.unfinished = [unfinished[key] for key in sorted(unfinished)]
         responses = self.surplus + [ended[key] for key in sorted(ended)]
         self.surplus = responses[rows:]
@@ -146,10 +175,7 @@ class Collector:
 
 def collect(responses: Sequence[Response]) -> list[Scored]:
     """Wait for the verdicts; B rows in the responses' order (problem-major where nothing is oversampled)."""
-    return [
-        Scored(draw=response.draw, trajectory=response.trajectory, verdict=response.verdict.result()[0])
-        for response in responses
-    ]
+    return [response.scored() for response in responses]
 
 
 def num_new_tokens(request: GenerationRequest, trajectory: Trajectory) -> int:

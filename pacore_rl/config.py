@@ -21,11 +21,14 @@ from pacore_rl.config_engine import (
     LoraConfig,
     RolloutConfig,
 )
+from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.config_rewards import CustomRewardConfig, JudgeConfig, RewardConfig
+from pacore_rl.config_surviving import SurvivingConfig
 from pacore_rl.synthesis.compaction import check_compaction
 
 __all__ = [
     "ActorConfig",
+    "BenchmarksConfig",
     "ClusterConfig",
     "Config",
     "CriticConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "Section",
+    "SurvivingConfig",
     "SynthesisConfig",
     "TrainerConfig",
 ]
@@ -71,6 +75,8 @@ class ModelConfig(Section):
     """A Hugging Face folder or hub id: weights, tokenizer and chat template."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on GPUs, float32 on CPUs."""
+    trust_remote_code: bool = False
+    """Run Python that comes with the model, with all your rights; only for models that you trust as you do code."""
     context_window_tokens: Positive = 131_072
     """Prompt and response together (paper, section 3.1)."""
     end_of_reasoning: str = Field(default="</think>", min_length=1)
@@ -197,6 +203,7 @@ class EvaluationConfig(Section):
     """Full multi-round runs per problem and configuration."""
     self_consistency_pool: Positive = 64
     """Solo responses per problem from which votes of any size are redrawn."""
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
 
 
 class TrainerConfig(Section):
@@ -206,6 +213,8 @@ class TrainerConfig(Section):
     """Iterations of the run: 250 in stage 1, 450 in stage 2 (section 3.1)."""
     checkpoint_every_steps: Count = 50
     """0: only at the end."""
+    keep_checkpoints: Count = 3
+    """The latest ones, and beside them the best by held-out evaluation; 0 keeps all."""
 
 
 class LoggingConfig(Section):
@@ -215,6 +224,12 @@ class LoggingConfig(Section):
     """A line for each step in the terminal."""
     wandb_project: str | None = "pacore-rl"
     """Offline unless wandb is logged in; null turns wandb off."""
+    sample_problems_per_step: Count = 2
+    """Problems that samples.jsonl (and a wandb table) keeps of each step, with messages and responses; 0: none."""
+    sample_responses_per_problem: Positive = 4
+    """Responses that it keeps of each of them."""
+    sample_text_chars: Annotated[int, Field(ge=100)] = 8000
+    """Of a longer message or response it keeps the beginning and the end, this many characters together."""
 
 
 class Config(Section):
@@ -234,6 +249,7 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     trainer: TrainerConfig = TrainerConfig()
+    surviving: SurvivingConfig = SurvivingConfig()
     logging: LoggingConfig = LoggingConfig()
     curation: CurationConfig = CurationConfig()
 

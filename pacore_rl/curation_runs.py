@@ -41,17 +41,20 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
     selected = load_checked_problems(problems, config.reward)
     pool = open_pool(out)
     with ExitStack() as stack:
-        scorer = stack.enter_context(open_scorer(config.reward))
         proposer: Proposer
         if endpoint.base_urls and model is None:
+            scorer = stack.enter_context(open_scorer(config.reward))
             name = endpoint.model
             proposer = EndpointProposer(endpoint=endpoint, config=config, done=str(out))
         else:
             from pacore_rl.engine.cluster import open_engine
+            from pacore_rl.engine.scoring import open_run_scorer
 
             path = model or config.model.path
-            tokenizer, name = load_tokenizer(path), fingerprint(path)
+            name = fingerprint(path)
+            tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
             engine = stack.enter_context(open_engine(config, workers="rollout", model_path=path))
+            scorer = stack.enter_context(open_run_scorer(config))
             proposer = EngineProposer(generator=engine.generator, tokenizer=tokenizer, config=config)
         fill_with_progress(
             pool,
@@ -95,12 +98,13 @@ def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> P
 def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, model: str | None = None) -> Path:
     """``pacore-rl curate stage2``: keep problems with 0 < synthesis accuracy < 1 under a stage-1 checkpoint."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     path = model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
-    tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config
         )

@@ -30,6 +30,8 @@ class Scored:
     draw: Draw
     trajectory: Trajectory
     verdict: Verdict
+    sample: int = 0
+    """Which of the draw's responses it is."""
 
 
 def is_trainable(row: Scored) -> bool:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.types import (
     ExperienceBatch,
     Finish,
@@ -20,6 +21,9 @@ from pacore_rl.types import (
     Turn,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from pacore_rl.samples import Sample
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -139,6 +143,19 @@ class Engine(Protocol):
         """Send the actor's weights to every inference engine, which from then on reports ``version``."""
         ...
 
+    def snapshot(self) -> None:
+        """Copy the learners' state to the hosts' memory, between an update and ``sync_weights``."""
+        ...
+
+    def write_snapshot(self, folder: Path) -> Pending[list[WrittenFile]]:
+        """Write the latest snapshot into ``folder`` beside whatever is commanded meanwhile: ``actor`` and ``critic`` as
+        Hugging Face folders, and in ``state`` what ``load_state`` reads."""
+        ...
+
+    def load_state(self, folder: Path, version: int) -> None:
+        """Go on from what ``write_snapshot`` wrote, learners and inference engines; the latter report ``version``."""
+        ...
+
     def close(self) -> None:
         """Stop every worker this engine started. Safe to call twice."""
         ...
@@ -148,5 +165,13 @@ class MetricSink(Protocol):
     """Where a step's metrics go."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SampleSink(Protocol):
+    """Where a step's excerpt for readers goes: some problems with their messages and responses."""
+
+    def log_samples(self, samples: Sequence[Sample]) -> None: ...
 
     def close(self) -> None: ...

@@ -53,7 +53,7 @@ def check_run(config: Config, problems: Sequence[Problem] | None = None) -> Meta
     check_gpus(config)
     models = build_on_meta(config)
     check_layout(config)
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     check_reasoning_marker(config, tokenizer.tokenizer)
     if problems is None and data_is_there(config.data):
         problems = read_problems(config.data)
@@ -94,14 +94,15 @@ def build_on_meta(config: Config) -> MetaModels:
     from pacore_rl.engine.layout import read_settings  # late: torch and transformers
 
     path = config.model.path
-    settings = read_settings("model.path", path)
+    settings = read_settings("model.path", path, trust_remote_code=config.model.trust_remote_code)
     name = type(settings).__name__
     _check_window(config, settings)
     settings.num_labels = 1
+    trust = {"trust_remote_code": config.model.trust_remote_code}
     try:
         with torch.device("meta"):
-            policy: Any = AutoModelForCausalLM.from_config(settings)
-            critic: Any = AutoModelForTokenClassification.from_config(settings)
+            policy: Any = AutoModelForCausalLM.from_config(settings, **trust)
+            critic: Any = AutoModelForTokenClassification.from_config(settings, **trust)
     except ValueError as error:
         raise ValueError(
             f"model.path={path} is a {settings.model_type} model ({name}); training needs an architecture with a "
@@ -236,7 +237,7 @@ def measured_workload(config: Config, problems: Sequence[Problem] | None = None)
     """
     if not data_is_there(config.data) or not Path(config.model.path).expanduser().is_dir():
         return None
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     problems = read_problems(config.data) if problems is None else problems
     first = draw_problems(problems, min(config.ppo.problems_per_step, len(problems)), seed=config.run.seed, step=0)
     looked_at = [*first, *_longest(problems)]

@@ -103,7 +103,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def _load(path: Path) -> Iterator[tuple[Problem, Record]]:
     first_seen: dict[str, str] = {}
-    for where, record in _read_records(path):
+    for where, record in read_records(path):
         problem = problem_of_record(record, where)
         if problem.id in first_seen:
             raise ValueError(
@@ -116,7 +116,7 @@ def _load(path: Path) -> Iterator[tuple[Problem, Record]]:
         raise ValueError(f"{path} holds no problem; give a file with at least one record.")
 
 
-def _read_records(path: Path) -> Iterator[tuple[str, Record]]:
+def read_records(path: Path) -> Iterator[tuple[str, Record]]:
     """Each record with where it stands, for error messages."""
     if not path.is_file():
         raise ValueError(f"no problem file at {path}; check the path (a relative one starts at the working folder).")

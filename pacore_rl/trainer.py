@@ -22,25 +22,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import numpy as np
-
+from pacore_rl.checkpoints.manifest import Checkpoint
+from pacore_rl.checkpoints.random_states import restore_random_states
+from pacore_rl.checkpoints.rollouts import InFlight, load_rollouts
+from pacore_rl.checkpoints.store import CheckpointStore, Position
 from pacore_rl.collection import Collector, Pool, collect
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
-from pacore_rl.failures import RunStopped
-from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
-from pacore_rl.metrics import Stopwatch, off_policy_metrics, scoring_failures, step_metrics
+from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, SampleSink, Scorer
+from pacore_rl.learned import Learned
+from pacore_rl.metrics import Stopwatch, memory_metrics, scoring_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
+from pacore_rl.samples import choose_samples
+from pacore_rl.step_checks import agrees, check_on_policy, check_scoring, count_equal_rewards
+from pacore_rl.termination import Terminated, TerminatedSaved, termination_deferred
 from pacore_rl.types import ExperienceBatch, Float32, Problem
 
 HeldOutEvaluation = Callable[[int], Mapping[str, float]]
 """Step to held-out metrics, measured with the engine's current weights."""
 WriteMessages = Callable[[Sequence[Problem], int], Pool]
 """(problems, weight version) to fresh round-1 messages of those problems by the engine's current weights."""
+
+
+SCORE = "heldout/synthesis"
+"""The metric that tells the best checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,126 +62,199 @@ class Trainer:
     problems: Sequence[Problem]
     pool: Pool
     sinks: Sequence[MetricSink]
+    sample_sinks: Sequence[SampleSink] = ()
     evaluate_held_out: HeldOutEvaluation | None = None
     write_messages: WriteMessages | None = None
     """Needed where ``synthesis.refresh_every_steps`` asks for online messages."""
 
-    def train(self, *, first_step: int = 1) -> None:
-        """Run ``trainer.steps`` steps from ``first_step`` on; a step trains on what the weights before it generated."""
-        config, engine = self.config, self.engine
-        actor, critic = engine.actor, engine.critic
+    checkpoints: CheckpointStore | None = None
+    """None writes none, not even at the end."""
+
+    def train(self, *, first_step: int = 1, resume: Checkpoint | None = None) -> None:
+        """Run ``trainer.steps`` steps from ``first_step`` on, those up to a checkpoint left out where one is given.
+
+        A step trains on what the weights before it generated.
+
+        Raises:
+            TerminatedSaved: SIGTERM came; the steps that were finished are in a checkpoint.
+            RunStopped: a policy of the recipe says so (``pacore_rl.step_checks``), or a worker is lost.
+        """
+        config = self.config
+        last_step = first_step + config.trainer.steps - 1
         collector = Collector(
             config=config,
-            engine=engine,
+            engine=self.engine,
             scorer=self.scorer,
             tokenizer=self.tokenizer,
             problems=self.problems,
             pool=self.pool,
         )
-        version = engine.generator.weight_version
-        last_step = first_step + config.trainer.steps - 1
-        if first_step == 1:
-            self.evaluate_and_log(step=0)
-        for step in range(first_step, last_step + 1):
-            watch = Stopwatch()
-            trains_actor, sampled_by = step > config.ppo.critic_warmup_steps, version
-
-            with watch.phase("turn"):
-                engine.turn_to("generation")
-            if is_due(step - first_step, config.synthesis.refresh_every_steps):
-                with watch.phase("refresh"):
-                    coming = range(step, min(step + config.synthesis.refresh_every_steps, last_step + 1))
-                    self.refresh(collector, coming, version)
-            with watch.phase("draw"):
-                draws = collector.draw(step)
-            with watch.phase("generate"):
-                responses = collector.generate(draws)
-            with watch.phase("score"):
-                rows = collect(responses)
-            with watch.phase("batch"):
-                self.check_scoring(rows)
-                batch = experience_batch([row for row in rows if is_trainable(row)])
-                self.check_on_policy(batch, version)
-
-            with watch.phase("turn"):
-                engine.turn_to("learning")
-            with watch.phase("learn"):
-                values_pending, log_probs_pending = critic.values(batch), actor.log_probs(batch)
-                old_values_A, (log_probs_A, entropy_A) = values_pending.result(), log_probs_pending.result()
-                self.check_agreement(batch, log_probs_A, version)
-                advantages_A, returns_A = gae(
-                    batch.rewards_B,
-                    old_values_A,
-                    batch.response_lengths_B,
-                    gamma=config.ppo.gamma,
-                    gae_lambda=config.ppo.gae_lambda,
+        if resume is not None:
+            at = self.resume(resume, collector)
+        else:
+            version = self.engine.generator.weight_version
+            at = Position(step=first_step - 1, first_step=first_step, weight_version=version, in_flight=InFlight())
+            if first_step == 1:
+                self.evaluate_and_log(step=0)
+        try:
+            for step in range(at.step + 1, last_step + 1):
+                watch = Stopwatch()
+                saves = self.checkpoints is not None and (
+                    is_due(step, config.trainer.checkpoint_every_steps) or step == last_step
                 )
-                critic_update = critic.update(batch, old_values_A, returns_A, step=step)
-                if trains_actor:
-                    weighted_A = self.importance(batch, log_probs_A) * normalize_advantages(advantages_A)
-                    actor_metrics = actor.update(batch, log_probs_A, weighted_A, step=step).result()
-                else:
-                    actor_metrics = {}
-                critic_metrics = critic_update.result()
+                rows = self.gather(step, last_step, at, collector, watch)
+                with termination_deferred():  # half an update is nothing that could be saved
+                    at = self.learn_from(rows, step, at, collector, watch, snapshot=saves)
+                self.hear_of_checkpoints()
+                if is_due(step, config.evaluation.every_steps):
+                    at = replace(at, score=self.evaluate_and_log(step).get(SCORE))
+                if saves:
+                    self.save(at)
+            self.finish_checkpoints()
+        except Terminated as terminated:
+            if self.checkpoints is None or at.step < first_step:
+                raise
+            self.save_terminated(at)
+            raise TerminatedSaved from terminated
 
-            if trains_actor:
-                with watch.phase("sync"):
-                    version = step
-                    engine.sync_weights(version)
+    def gather(
+        self, step: int, last_step: int, before: Position, collector: Collector, watch: Stopwatch
+    ) -> list[Scored]:
+        """The step's scored responses, generated by the weights of now."""
+        config, version = self.config, before.weight_version
+        with watch.phase("turn"):
+            self.engine.turn_to("generation")
+        if is_due(step - before.first_step, config.synthesis.refresh_every_steps):
+            with watch.phase("refresh"):
+                coming = range(step, min(step + config.synthesis.refresh_every_steps, last_step + 1))
+                self.refresh(collector, coming, version)
+        with watch.phase("draw"):
+            draws = collector.draw(step)
+        with watch.phase("generate"):
+            responses = collector.generate(draws)
+        with watch.phase("score"):
+            rows = collect(responses)
+            check_scoring(rows, config)
+        return rows
 
-            with watch.phase("report"):
-                metrics = step_metrics(
-                    rows=rows,
-                    batch=batch,
-                    log_probs_A=log_probs_A,
-                    entropy_A=entropy_A,
-                    old_values_A=old_values_A,
-                    returns_A=returns_A,
-                )
-                metrics |= {f"policy/{key}": value for key, value in actor_metrics.items()}
-                metrics |= {f"critic/{key}": value for key, value in critic_metrics.items()}
-                if config.ppo.importance_cap is not None:
-                    metrics |= off_policy_metrics(batch, log_probs_A, cap=config.ppo.importance_cap, version=sampled_by)
-            metrics |= watch.metrics(generated_tokens=collector.num_generated_tokens)
-            self.log(step, metrics)
-
-            if is_due(step, config.trainer.checkpoint_every_steps) or step == last_step:
-                self.checkpoint(step)
-            if is_due(step, config.evaluation.every_steps):
-                self.evaluate_and_log(step)
-
-    def check_scoring(self, rows: Sequence[Scored]) -> None:
-        """Stop a run whose scoring fails too often: masked rows would silently change what is learned."""
-        failed, limit = scoring_failures(rows), self.config.reward.max_failed_share
-        if failed > limit * len(rows):
-            reasons = sorted({row.verdict.reason for row in rows if row.verdict.outcome.endswith("_error")})
-            raise RunStopped(
-                f"{failed} of {len(rows)} scorings failed through no fault of the responses, above "
-                f"reward.max_failed_share={limit}. Causes: {'; '.join(reasons[:3])}. "
-                "Repair the scorer (see `pacore-rl doctor`) and train on with model.path= the last checkpoint's actor."
+    def learn_from(
+        self,
+        rows: list[Scored],
+        step: int,
+        before: Position,
+        collector: Collector,
+        watch: Stopwatch,
+        *,
+        snapshot: bool,
+    ) -> Position:
+        """Update critic and actor, send the weights, log the step; where the run stands after it."""
+        config, engine, version = self.config, self.engine, before.weight_version
+        with watch.phase("batch"):
+            batch = experience_batch([row for row in rows if is_trainable(row)])
+            check_on_policy(batch, version, config)
+            num_equal_rewards = count_equal_rewards(batch.rewards_B, before.num_equal_rewards, config)
+        with watch.phase("turn"):
+            engine.turn_to("learning")
+        with watch.phase("learn"):
+            learned = self.learn(batch, step, version)
+        if snapshot:
+            with watch.phase("snapshot"):
+                engine.snapshot()
+        if learned.actor is not None:
+            version = step
+            with watch.phase("sync"):
+                engine.sync_weights(version)
+        with watch.phase("report"):
+            metrics = learned.metrics(rows, batch, config, sampled_by=before.weight_version) | memory_metrics()
+            metrics |= scoring_metrics(
+                rows, waited_seconds=watch.seconds["score"], num_workers=config.reward.num_workers
             )
-
-    def check_on_policy(self, batch: ExperienceBatch, version: int) -> None:
-        """Strictly on-policy is checked, not assumed: every token must come from the weights about to be updated."""
-        if self.config.ppo.oversample:
-            assert (batch.weight_versions_A <= version).all(), "tokens from weights that do not exist yet"
-            return
-        assert (batch.weight_versions_A == version).all(), (
-            f"tokens of weight versions {np.unique(batch.weight_versions_A).tolist()} in the step that trains {version}"
+            self.log_samples(step, rows)
+        self.log(step, metrics | watch.metrics(generated_tokens=collector.num_generated_tokens))
+        return Position(
+            step=step,
+            first_step=before.first_step,
+            weight_version=version,
+            in_flight=collector.in_flight(),
+            online_version=collector.online_version,
+            online_problems=tuple(collector.online),
+            num_equal_rewards=num_equal_rewards,
         )
 
-    def check_agreement(self, batch: ExperienceBatch, log_probs_A: Float32, version: int) -> None:
-        """Stop a run whose engine and trainer disagree about tokens that the same weights sampled."""
-        limit, is_current = self.config.ppo.max_logprob_gap, batch.weight_versions_A == version
-        if limit is None or not is_current.any():
-            return
-        gap = float(np.abs(log_probs_A - batch.engine_logprobs_A)[is_current].mean())
-        if not gap <= limit:  # a gap that is not a number is no agreement
-            raise RunStopped(
-                f"engine and trainer disagree by {gap:.3g} nats a token about what weight version {version} sampled, "
-                f"above ppo.max_logprob_gap={limit}. Compare model.dtype and model.rope_scaling on both sides; if the "
-                "gap grew slowly with bfloat16, raise the limit or set ppo.importance_cap."
-            )
+    def learn(self, batch: ExperienceBatch, step: int, version: int) -> Learned:
+        """Values and log-probs under the current weights, advantages, and the updates of critic and actor."""
+        config, actor, critic = self.config, self.engine.actor, self.engine.critic
+        values_pending, log_probs_pending = critic.values(batch), actor.log_probs(batch)
+        old_values_A, (log_probs_A, entropy_A) = values_pending.result(), log_probs_pending.result()
+        advantages_A, returns_A = gae(
+            batch.rewards_B,
+            old_values_A,
+            batch.response_lengths_B,
+            gamma=config.ppo.gamma,
+            gae_lambda=config.ppo.gae_lambda,
+        )
+        trusted = agrees(batch, log_probs_A, version, config)
+        critic_metrics: Mapping[str, float] = {}
+        actor_metrics: Mapping[str, float] | None = None
+        if trusted:
+            critic_update = critic.update(batch, old_values_A, returns_A, step=step)
+            if step > config.ppo.critic_warmup_steps:
+                weighted_A = self.importance(batch, log_probs_A) * normalize_advantages(advantages_A)
+                actor_metrics = actor.update(batch, log_probs_A, weighted_A, step=step).result()
+            critic_metrics = critic_update.result()
+        return Learned(
+            log_probs_A=log_probs_A,
+            entropy_A=entropy_A,
+            old_values_A=old_values_A,
+            returns_A=returns_A,
+            actor=actor_metrics,
+            critic=critic_metrics,
+            skipped=not trusted,
+        )
+
+    def resume(self, checkpoint: Checkpoint, collector: Collector) -> Position:
+        """Put learners, engines and collector where the checkpoint left them."""
+        manifest = checkpoint.manifest
+        self.engine.load_state(checkpoint.folder, manifest.weight_version)
+        restore_random_states(dict(manifest.random))
+        in_flight = load_rollouts(checkpoint.folder, self.problems)
+        collector.go_on_with(in_flight)
+        if manifest.online_version is not None:
+            by_id = {problem.id: problem for problem in self.problems}
+            self.engine.turn_to("generation")  # all of them are in the pool of the run, as a rule
+            self.refresh_for(collector, [by_id[i] for i in manifest.online_problems], manifest.online_version)
+        return Position(
+            step=manifest.step,
+            first_step=manifest.first_step,
+            weight_version=manifest.weight_version,
+            in_flight=in_flight,
+            online_version=manifest.online_version,
+            online_problems=manifest.online_problems,
+            num_equal_rewards=manifest.num_equal_rewards,
+        )
+
+    def save(self, at: Position) -> None:
+        """Write the latest snapshot as a checkpoint, beside the steps that follow."""
+        assert self.checkpoints is not None
+        self.checkpoints.begin(at, self.engine.write_snapshot)
+
+    def save_terminated(self, at: Position) -> None:
+        """A checkpoint of the last finished step, which the learners still hold, before the end."""
+        assert self.checkpoints is not None
+        self.checkpoints.finish()
+        if not self.checkpoints.has(at.step):
+            self.engine.turn_to("learning")
+            self.engine.snapshot()
+            self.save(at)
+            self.checkpoints.finish()
+
+    def hear_of_checkpoints(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.check()
+
+    def finish_checkpoints(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.finish()
 
     def importance(self, batch: ExperienceBatch, log_probs_A: Float32) -> Float32 | float:
         """Weights [A] of truncated importance sampling; 1 where it is off."""
@@ -184,29 +265,33 @@ class Trainer:
 
     def refresh(self, collector: Collector, coming: range, version: int) -> None:
         """Online messages for the problems of the coming steps, up to the next refresh (paper, section 2.2)."""
-        assert self.write_messages is not None, "online messages need somebody who writes them"
         problems = {problem.id: problem for later in coming for _, problem in collector.problems_of(later)}
-        collector.online = self.write_messages(tuple(problems.values()), version)
+        self.refresh_for(collector, tuple(problems.values()), version)
 
-    def evaluate_and_log(self, step: int) -> None:
-        if self.evaluate_held_out is not None and self.config.evaluation.every_steps:
-            started = time.monotonic()
-            self.engine.turn_to("generation")
-            metrics = dict(self.evaluate_held_out(step))
-            self.log(step, metrics | {"time/evaluate": time.monotonic() - started})
+    def refresh_for(self, collector: Collector, problems: Sequence[Problem], version: int) -> None:
+        assert self.write_messages is not None, "online messages need somebody who writes them"
+        collector.online, collector.online_version = self.write_messages(problems, version), version
 
-    def checkpoint(self, step: int) -> None:
-        folder = checkpoint_folder(self.config, step)
-        self.engine.actor.save(folder / "actor")
-        self.engine.critic.save(folder / "critic")
+    def evaluate_and_log(self, step: int) -> Mapping[str, float]:
+        """Held-out metrics of the current weights, logged; none where there is nothing to evaluate on."""
+        if self.evaluate_held_out is None or not self.config.evaluation.every_steps:
+            return {}
+        started = time.monotonic()
+        self.engine.turn_to("generation")
+        metrics = dict(self.evaluate_held_out(step))
+        self.log(step, metrics | {"time/evaluate": time.monotonic() - started})
+        return metrics
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for sink in self.sinks:
             sink.log(step, metrics)
 
-
-def checkpoint_folder(config: Config, step: int) -> Path:
-    return config.run_dir / "checkpoints" / f"step_{step:06d}"
+    def log_samples(self, step: int, rows: Sequence[Scored]) -> None:
+        settings = self.config.logging
+        if self.sample_sinks and settings.sample_problems_per_step:
+            samples = choose_samples(rows, settings, seed=self.config.run.seed, step=step)
+            for sink in self.sample_sinks:
+                sink.log_samples(samples)
 
 
 def is_due(step: int, period: int) -> bool:

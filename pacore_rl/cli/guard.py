@@ -1,4 +1,5 @@
-"""How a command ends: 0 done, 1 a failure of ours, 2 something the user can mend, 130 interrupted, 143 terminated."""
+"""How a command ends: 0 done, 1 a failure of ours, 2 something the user can mend, 75 terminated after the run was saved
+(EX_TEMPFAIL: the same command with --resume auto goes on), 130 interrupted, 143 terminated."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from pacore_rl.failures import RunStopped
+from pacore_rl.termination import Terminated, TerminatedSaved
 
 MENDABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EADDRINUSE, errno.EDQUOT, errno.EROFS})
 """A full disk, a port in use, an exhausted quota, a read-only disk."""
@@ -33,10 +35,8 @@ _MENDABLE = (
     FloatingPointError,
 )
 _SCREEN_LINES = 30
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a scheduler sends it; it unwinds like Ctrl-C, so that workers are stopped."""
+SAVED = 75
+"""EX_TEMPFAIL of sysexits.h: not done, and worth another try."""
 
 
 class Outputs:
@@ -64,7 +64,7 @@ def guard(*, debug: bool) -> Iterator[Outputs]:
     try:
         yield outputs
     except KeyboardInterrupt as interruption:
-        word, code = ("Terminated", 143) if isinstance(interruption, Terminated) else ("Interrupted", 130)
+        word, code = _word_and_code(interruption)
         console.print(Text(f"{word}. {_saved(outputs)}", style="yellow"), soft_wrap=True)
         raise typer.Exit(code) from None
     except _mendable_types() as error:
@@ -81,6 +81,16 @@ def guard(*, debug: bool) -> Iterator[Outputs]:
         _fail(console, error, outputs)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _word_and_code(interruption: KeyboardInterrupt) -> tuple[str, int]:
+    match interruption:
+        case TerminatedSaved():
+            return "Terminated, and saved: --resume auto goes on", SAVED
+        case Terminated():
+            return "Terminated", 143
+        case _:
+            return "Interrupted", 130
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -9,10 +9,12 @@ import logging
 import os
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import ray
@@ -20,16 +22,17 @@ import torch
 from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
-from pacore_rl.engine.address import resolve_address
+from pacore_rl.engine.address import check_authentication, resolve_address
 from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
 from pacore_rl.engine.placement import Device, Placement, choose_kind, take_seats
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.turns import GuardedGenerator, RayHardware, Turns
-from pacore_rl.interfaces import StreamingGenerator
+from pacore_rl.interfaces import Pending, StreamingGenerator
 from pacore_rl.planning.placement import PlacementPlan, check_fits, plan_placement
 
 logger = logging.getLogger(__name__)
@@ -39,18 +42,26 @@ Workers = Literal["rollout", "all"]
 RESERVE_SECONDS = 60.0
 """A cluster that has the hardware, but gives it to others for this long, is too busy for the run."""
 
+NODE_POLL_SECONDS = 5.0
+
 
 @contextmanager
-def ray_cluster(config: Config, *, learners: bool) -> Iterator[PlacementPlan]:
+def ray_cluster(config: Config, *, learners: bool, wait_seconds: float = 0.0) -> Iterator[PlacementPlan]:
     """Join the cluster of ``cluster.address``, or start a private one here and stop it on the way out.
 
     Yields what the run will reserve there. A private cluster offers a logical CPU to each worker, however few the cores
     are: workers share them.
 
+    Args:
+        wait_seconds: for nodes that may come back, before a cluster is too small.
+
     Raises:
         ValueError: there is no cluster at the address, or too little hardware for the run.
     """
+    check_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A thread that still waits for a worker when the cluster is gone must not start another one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     on_terminate = signal.getsignal(signal.SIGTERM)
     plan = None
     if config.cluster.address is None:
@@ -62,17 +73,28 @@ def ray_cluster(config: Config, *, learners: bool) -> Iterator[PlacementPlan]:
         # Ray's own handler ends the process where it stands; ours unwinds, so that nothing is left half-done.
         signal.signal(signal.SIGTERM, on_terminate)
     try:
-        yield plan if plan is not None else plan_on_cluster(config, learners=learners)
+        yield plan if plan is not None else plan_on_cluster(config, learners=learners, wait_seconds=wait_seconds)
     finally:
         ray.shutdown()
 
 
-def plan_on_cluster(config: Config, *, learners: bool) -> PlacementPlan:
+def plan_on_cluster(config: Config, *, learners: bool, wait_seconds: float = 0.0) -> PlacementPlan:
     """The plan of a run on the cluster that was joined.
 
     Raises:
-        ValueError: too little hardware for the run.
+        ValueError: too little hardware for the run, for ``wait_seconds``.
     """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return _plan_on_nodes(config, learners=learners)
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(min(NODE_POLL_SECONDS, wait_seconds))
+
+
+def _plan_on_nodes(config: Config, *, learners: bool) -> PlacementPlan:
     nodes = {
         f"node {node['NodeManagerAddress']} ({node['NodeID'][:6]})": node["Resources"]
         for node in ray.nodes()
@@ -89,7 +111,8 @@ def plan_on_cluster(config: Config, *, learners: bool) -> PlacementPlan:
 def _start_private(config: Config, *, learners: bool) -> PlacementPlan:
     num_gpus = torch.cuda.device_count()
     plan = plan_placement(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
-    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1, os.cpu_count() or 1)
+    scoring = config.reward.num_workers if config.reward.placement == "ray" else 0
+    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1 + scoring, os.cpu_count() or 1)
     check_fits(plan, {"this machine": {"CPU": num_cpus, "GPU": num_gpus}})
     ray.init(
         address="local",
@@ -124,6 +147,17 @@ def reserve(plan: PlacementPlan, *, timeout_seconds: float = RESERVE_SECONDS) ->
         yield Placement(group=group, plan=plan, seats=take_seats(plan, group))
     finally:
         remove_placement_group(group)
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Files that actor and critic write at the same time; a ``Pending``."""
+
+    actor: Pending[list[WrittenFile]]
+    critic: Pending[list[WrittenFile]]
+
+    def result(self) -> list[WrittenFile]:
+        return [*self.actor.result(), *self.critic.result()]
 
 
 @dataclass(slots=True)
@@ -162,6 +196,26 @@ class RayEngine:
         else:
             weight_sync.sync(self.rollout, self.actor.handles, version)
 
+    def snapshot(self) -> None:
+        """Copy the state of all learners to their hosts, both groups at once; between an update and a sync."""
+        for pending in [learner.snapshot() for learner in (self.actor, self.critic)]:
+            pending.result()
+
+    def write_snapshot(self, folder: Path) -> Pending[list[WrittenFile]]:
+        """Write the latest snapshot into ``folder``, beside whatever is commanded meanwhile."""
+        return Both(self.actor.write_snapshot(folder), self.critic.write_snapshot(folder))
+
+    def load_state(self, folder: Path, version: int) -> None:
+        """Go on from what ``write_snapshot`` wrote, with learners of any layout; the engines get the actor's weights.
+
+        Raises:
+            ValueError: the state is of another model.
+        """
+        self.turn_to("learning")
+        for pending in [learner.load_state(folder) for learner in (self.actor, self.critic)]:
+            pending.result()
+        self.sync_weights(version)
+
     def close(self) -> None:
         """Stop every worker of this engine. Safe to call twice."""
         for group in (self.rollout, *(self.learners or ())):
@@ -169,19 +223,25 @@ class RayEngine:
 
 
 @contextmanager
-def open_engine(config: Config, *, workers: Workers = "all", model_path: str | None = None) -> Iterator[RayEngine]:
+def open_engine(
+    config: Config, *, workers: Workers = "all", model_path: str | None = None, wait_seconds: float = 0.0
+) -> Iterator[RayEngine]:
     """A running engine for the length of a ``with`` block; nothing it started outlives the block.
 
     Args:
         workers: ``rollout`` leaves the learners out (pools, curation, evaluation).
         model_path: weights to serve instead of ``model.path``.
+        wait_seconds: for hardware of a cluster that may come back, before it is too small.
 
     Raises:
         ValueError: what the configuration asks for is not there, or engine and trainer disagree about the model.
     """
     if workers == "all":
         check_layout(config)
-    with ray_cluster(config, learners=workers == "all") as plan, reserve(plan) as placement:
+    with (
+        ray_cluster(config, learners=workers == "all", wait_seconds=wait_seconds) as plan,
+        reserve(plan, timeout_seconds=max(RESERVE_SECONDS, wait_seconds)) as placement,
+    ):
         device = Device(kind=plan.kind, cpu_threads=config.cluster.cpu_threads_per_worker, placement=placement)
         started: list[RolloutGroup | ActorGroup | CriticGroup] = []
         try:
@@ -224,5 +284,10 @@ def _start_all(
     for learner in learners:
         learner.wait_ready()
     weight_sync.connect(rollout, learners[0].handles, device=device)
+    actor = learners[0]
+    if colocated:  # an engine's GPUs are the learners' too: none can start while the others generate
+        rollout.replaceable = False
+    else:
+        rollout.send_to = lambda worker: weight_sync.send_to(rollout, actor.handles, worker, device=device)
     turns = Turns(RayHardware(config=config, rollout=rollout, learners=learners)) if colocated else None
     return RayEngine(config=config, rollout=rollout, learners=learners, turns=turns)

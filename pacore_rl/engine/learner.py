@@ -12,16 +12,21 @@ from typing import Any, Self, TypeVar
 
 import ray
 
+from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine.learner_worker import LearnerWorker, Minibatch, Role, StepResult, learning_rate
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, locate
 from pacore_rl.interfaces import Pending
 from pacore_rl.ppo.advantages import explained_variance
 from pacore_rl.ppo.batch import Int64, MicroBatch, count_tokens, gather_flat, pack, scatter_flat, split_rows
 from pacore_rl.types import ExperienceBatch, Float32
 
 T = TypeVar("T")
+
+FILES = "files"
+"""Ray's concurrency group of ``write_snapshot``: a thread beside the one that learns."""
 
 
 class LearnerGroup:
@@ -34,12 +39,15 @@ class LearnerGroup:
         self.handles = list(handles)
         """Ray actors in rank order."""
         self._ready = list(ready)
+        self._places: list[Whereabouts] = []
+        """Of the ranks, once they are ready."""
 
     @classmethod
     def start(cls, role: Role, config: Config, device: Device) -> Self:
         """Start one worker for each rank; returns at once."""
         settings = config.actor if role == "actor" else config.critic
-        worker: Any = ray.remote(LearnerWorker)
+        remote: Any = ray.remote(concurrency_groups={CONTROL: 1, FILES: 1})  # pyright: ignore[reportCallIssue]
+        worker: Any = remote(LearnerWorker)
         handles = [
             worker.options(**device.ray_options(role, rank)).remote(
                 role=role, rank=rank, config=config, device=replace(device, placement=None)
@@ -63,23 +71,48 @@ class LearnerGroup:
             timeout_seconds=self.config.cluster.start_timeout_seconds,
             limit_name="cluster.start_timeout_seconds",
         ).result()
+        self._places = self._pending(
+            "saying where it runs",
+            [locate(handle) for handle in self.handles],
+            lambda places: places,
+            timeout_seconds=self.config.run.worker_timeout_seconds,
+            limit_name="run.worker_timeout_seconds",
+        ).result()
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, tokenizer included; it appears whole or not at all."""
         self._command("save", [(folder.absolute(),)] * len(self.handles), lambda _: None).result()
 
-    def save_state(self, folder: Path) -> None:
-        """Write every rank's optimizer state into ``folder``."""
-        self._command("save_state", [(folder.absolute(),)] * len(self.handles), lambda _: None).result()
+    def snapshot(self) -> RayPending[None]:
+        """Copy every rank's state to its host, for ``write_snapshot``."""
+        return self._command("snapshot", [()] * len(self.handles), lambda _: None)
 
-    def load_state(self, folder: Path) -> None:
-        """Continue from what ``save_state`` wrote."""
-        self._command("load_state", [(folder.absolute(),)] * len(self.handles), lambda _: None).result()
+    def write_snapshot(self, folder: Path) -> RayPending[list[WrittenFile]]:
+        """Write the latest snapshot into ``folder``, beside whatever the ranks are commanded meanwhile."""
+        return self._pending(
+            "write_snapshot",
+            [
+                handle.write_snapshot.options(concurrency_group=FILES).remote(folder.absolute())
+                for handle in self.handles
+            ],
+            lambda per_rank: [file for files in per_rank for file in files],
+            timeout_seconds=self.config.run.worker_timeout_seconds,
+            limit_name="run.worker_timeout_seconds",
+        )
+
+    def load_state(self, folder: Path) -> RayPending[None]:
+        """Go on from what ``write_snapshot`` wrote, in whatever layout."""
+        return self._command("load_state", [(folder.absolute(),)] * len(self.handles), lambda _: None)
+
+    def name_of(self, rank: int) -> str:
+        """A rank and its host, for messages."""
+        host = f" on {self._places[rank].host} (pid {self._places[rank].pid})" if self._places else ""
+        return f"{self.role} rank {rank}{host}"
 
     def close(self) -> None:
         """End the ranks' processes. Safe to call twice."""
-        for handle in self.handles:
-            ray.kill(handle)
+        for rank, handle in enumerate(self.handles):
+            end(handle, self._places[rank] if self._places else None)
         self.handles.clear()
 
     def _pack(self, batch: ExperienceBatch) -> tuple[tuple[MicroBatch, ...], ...]:
@@ -107,11 +140,18 @@ class LearnerGroup:
         def finish(results: list[list[StepResult]]) -> dict[str, float]:
             flat = [result for rank in results for result in rank]
             grad_norm = sum(result.grad_norm for result in results[0]) / num_minibatches
-            return combine(flat, batch.num_actions) | {
-                "grad_norm": grad_norm,
-                "lr": rate,
-                "padding_share": tokens.padding_share,
-            }
+            num_skipped = sum(result.skipped for result in results[0])
+            skipped = {"skipped_minibatches": float(num_skipped)} if num_skipped else {}
+            return (
+                combine(flat, batch.num_actions)
+                | skipped
+                | {
+                    "grad_norm": grad_norm,
+                    "lr": rate,
+                    "padding_share": tokens.padding_share,
+                    f"memory/{self.role}_gib": max(result.memory_gib for result in flat),
+                }
+            )
 
         return self._command("update", [(minibatches,) for minibatches in per_rank], finish, step=step)
 
@@ -141,7 +181,9 @@ class LearnerGroup:
     ) -> RayPending[T]:
         return RayPending(
             what=what,
-            workers=[f"{self.role} rank {rank}" for rank in range(len(refs))],
+            workers=[self.name_of(rank) for rank in range(len(refs))],
+            handles=self.handles if self._places else (),  # a process that only starts does not answer
+            health_timeout_seconds=self.config.surviving.health_timeout_seconds,
             refs=refs,
             timeout_seconds=timeout_seconds,
             limit_name=limit_name,

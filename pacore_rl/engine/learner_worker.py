@@ -6,8 +6,10 @@ ZeRO-3 each forward and backward pass gathers weights from all of them.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +22,20 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from pacore_rl.checkpoints.files import WrittenFile, disk_errors, sync_and_hash
+from pacore_rl.checkpoints.learner_files import Piece, open_learner_files, state_file, write_pieces
+from pacore_rl.checkpoints.random_states import random_states, restore_random_states
 from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
+from pacore_rl.engine.learner_state import copy_pieces, restore_pieces
 from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.sequence_parallel import share_sequences
 from pacore_rl.engine.state_offload import Part
+from pacore_rl.engine.whereabouts import Whereabouts
 from pacore_rl.ppo.batch import MicroBatch
 from pacore_rl.ppo.losses import policy_loss, value_loss
 from pacore_rl.types import Float32
@@ -60,6 +67,20 @@ class StepResult:
     """Largest probability ratio (actor); 0 for the critic."""
     grad_norm: float
     """Global gradient norm before clipping; the same on every rank."""
+    memory_gib: float
+    """Largest that this rank's process has held: of its GPU's memory, or of main memory where it has none."""
+    skipped: bool = False
+    """Whether the gradient was no number, and the step left out: then everything above is 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LearnerSnapshot:
+    """What one rank puts into a checkpoint, on the host."""
+
+    pieces: tuple[Piece, ...]
+    notes: Mapping[str, str]
+    weights: Mapping[str, Tensor]
+    """Whole parameters for a Hugging Face folder; rank 0 only."""
 
 
 class LearnerWorker:
@@ -75,6 +96,7 @@ class LearnerWorker:
         self._timeout = timedelta(seconds=config.run.worker_timeout_seconds)
         self._store: TCPStore | None = None
         self._sender: Any = None
+        self._snapshot: LearnerSnapshot | None = None
 
     def rendezvous(self) -> tuple[str, int]:
         """Open the meeting point of this learner's ranks (on rank 0) and return its host and port."""
@@ -134,7 +156,8 @@ class LearnerWorker:
         """One optimizer step for each mini-batch, at the learning rate of iteration ``step`` (counted from 1).
 
         Raises:
-            FloatingPointError: a loss that is not finite; the weights are left as they were before that mini-batch.
+            FloatingPointError: a loss or gradient that is not finite, and ``surviving.on_nonfinite`` is stop; either
+                way the weights are left as they were before that mini-batch.
         """
         rate = learning_rate(self.settings, step)
         for group in self.engine.optimizer.param_groups:
@@ -147,7 +170,7 @@ class LearnerWorker:
         """Write the weights as a Hugging Face folder, from rank 0; the other ranks supply their shards."""
         weights = self.full_weights()
         if self.rank == 0:
-            save_model(self.model, weights, self.config.model.path, folder)
+            save_model(self.model, weights, self.config.model, folder)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter of the model, whole and merged with its adapter, on the CPU of rank 0 (empty elsewhere)."""
@@ -158,21 +181,51 @@ class LearnerWorker:
                     weights[merged.name] = merged.tensor().cpu().clone()
         return weights
 
-    def save_state(self, folder: Path) -> None:
-        """Write weights and optimizer state of this rank into ``folder`` (DeepSpeed's format, not atomic)."""
-        self.engine.save_checkpoint(str(folder), tag=self.role)
+    def snapshot(self) -> None:
+        """Copy weights, Adam's state and random states to the host, for ``write_snapshot``."""
+        pieces, num_steps = copy_pieces(self.engine, self.settings.zero_stage)
+        notes = {"num_steps": str(num_steps), "num_ranks": str(self.settings.num_ranks)}
+        self._snapshot = LearnerSnapshot(
+            pieces=tuple(pieces),
+            notes=notes | {"random": json.dumps(random_states())},
+            weights=self.full_weights(),
+        )
 
-    def load_state(self, folder: Path) -> None:
-        """Continue from what ``save_state`` wrote with the same number of ranks and the same ZeRO stage.
+    def write_snapshot(self, folder: Path) -> list[WrittenFile]:
+        """Write what the latest ``snapshot`` copied into ``folder``, and forget it. Runs beside the other commands.
 
         Raises:
-            ValueError: nothing of this learner is there.
+            OSError: the disk is full, or the folder cannot be written.
         """
-        if not (folder / self.role).is_dir():
-            raise ValueError(
-                f"{folder} holds no state of the {self.role}; give a folder that save_state wrote, or start afresh."
-            )
-        self.engine.load_checkpoint(str(folder), tag=self.role)
+        snapshot = self._snapshot
+        assert snapshot is not None, "snapshot comes before write_snapshot"
+        self._snapshot = None
+        path = state_file(folder, self.role, self.rank)
+        written = [path]
+        with disk_errors():
+            write_pieces(path, snapshot.pieces, snapshot.notes)
+            if self.rank == 0:
+                save_model(self.model, snapshot.weights, self.config.model, folder / self.role)
+                written += sorted(file for file in (folder / self.role).rglob("*") if file.is_file())
+        return [sync_and_hash(file, folder) for file in written]
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what ``write_snapshot`` wrote, with however many ranks and under whichever ZeRO stage.
+
+        Random states go back where the number of ranks is the same; else each rank keeps its seeded one.
+
+        Raises:
+            ValueError: nothing of this learner is there, or another model's.
+        """
+        with open_learner_files(folder, self.role) as files:
+            notes = files.notes[0]
+            restore_pieces(self.engine, self.settings.zero_stage, files, num_steps=int(notes["num_steps"]))
+            if int(notes["num_ranks"]) == self.settings.num_ranks:
+                restore_random_states(json.loads(files.notes[self.rank]["random"]))
+
+    def whereabouts(self) -> Whereabouts:
+        """Where this process runs; answered at once, whatever else the rank is doing."""
+        return Whereabouts.of_this_process()
 
     def init_weight_sync(self, spec: dict[str, Any]) -> None:
         """Join the group that carries weights to the inference engines."""
@@ -260,12 +313,13 @@ class LearnerWorker:
         """Accumulate the mini-batch's gradient over its micro-batches, then step."""
         totals: dict[str, float] = {}
         ratio_max = 0.0
+        skips = self.config.surviving.on_nonfinite == "skip"
         last = len(minibatch.micro_batches) - 1
         for i in range(last + 1):
             self.engine.set_gradient_accumulation_boundary(i == last)
             result = losses(minibatch, i)
             loss = float(result.loss.detach())
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) and not skips:
                 raise FloatingPointError(
                     f"{self.role} rank {self.rank}: the loss of step {step} is {loss}; lower the learning rate, or "
                     "look for corrupt log-probs or rewards in this step's batch."
@@ -278,11 +332,20 @@ class LearnerWorker:
         self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(
-                f"{self.role} rank {self.rank}: the gradient norm of step {step} is {grad_norm}; the weights of this "
-                "step are lost. Lower the learning rate and go on from the last checkpoint."
-            )
-        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm)
+            # DeepSpeed has dropped the gradient, on all ranks alike: the norm is of the whole model.
+            if not skips:
+                raise FloatingPointError(
+                    f"{self.role} rank {self.rank}: the gradient norm of step {step} is {grad_norm}. Lower the "
+                    "learning rate and go on with --resume auto; surviving.on_nonfinite=skip leaves such steps out."
+                )
+            nothing = dict.fromkeys(totals, 0.0)
+            return StepResult(sums=nothing, ratio_max=0.0, grad_norm=0.0, memory_gib=self._memory_gib(), skipped=True)
+        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, memory_gib=self._memory_gib())
+
+    def _memory_gib(self) -> float:
+        if self.device.kind == "cuda":
+            return torch.cuda.max_memory_allocated(self.torch_device) / 1024**3
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux counts it in KiB
 
     def _policy_losses(self, minibatch: Minibatch, i: int) -> _Losses:
         log_probs, entropies = self.engine(**self._inputs(minibatch.micro_batches[i]))

@@ -10,9 +10,13 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayActorError
 
+from pacore_rl.engine.whereabouts import silent
 from pacore_rl.failures import WorkerDied
 
 T = TypeVar("T")
+
+MISTAKES = (ValueError, FloatingPointError, OSError)
+"""What a worker raises about the user's settings, the numbers of a step or the disk: its peers live."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,6 +33,10 @@ class RayPending(Generic[T]):
     """The setting that holds ``timeout_seconds``."""
     combine: Callable[[list[Any]], T]
     """From the workers' values, in order, to the result."""
+    handles: Sequence[Any] = ()
+    """The workers themselves, to ask whether they still live; () does not ask."""
+    health_timeout_seconds: float = 60.0
+    """A worker that says nothing for this long, not even where it runs, is lost."""
 
     def result(self) -> T:
         """Wait for every worker and combine what they return.
@@ -37,14 +45,18 @@ class RayPending(Generic[T]):
 
         Raises:
             TimeoutError: a worker took longer than the limit.
-            WorkerDied: a worker's process is gone.
+            WorkerDied: a worker's process is gone, or does not answer.
             Exception: whatever a worker raised, as it is, with a note of who raised it.
         """
         names = dict(zip(self.refs, self.workers, strict=True))
         waiting = list(self.refs)
         deadline = time.monotonic() + self.timeout_seconds
         while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            left = max(0.0, deadline - time.monotonic())
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=min(left, self.health_timeout_seconds))
+            if not done and time.monotonic() < deadline:
+                self._require_answers()
+                continue
             if not done:
                 late = ", ".join(names[ref] for ref in waiting)
                 raise TimeoutError(
@@ -59,6 +71,15 @@ class RayPending(Generic[T]):
                     "see Ray's logs of that worker, and lower micro_batch_tokens or offload where memory ran out."
                 ) from error
             except Exception as error:
+                if not isinstance(error, MISTAKES):
+                    self._require_answers(error)  # a rank whose peer died says only that a connection broke
                 error.add_note(f"raised by {names[done[0]]} during {self.what}")
                 raise
         return self.combine(ray.get(list(self.refs)))
+
+    def _require_answers(self, cause: Exception | None = None) -> None:
+        """Raise ``WorkerDied`` where one of the workers is dead or hung."""
+        wrong = silent(self.handles, self.health_timeout_seconds)
+        if wrong:
+            lost = "; ".join(f"{self.workers[number]} {what}" for number, what in wrong.items())
+            raise WorkerDied(f"{lost}, during {self.what}. See Ray's logs of that worker.") from cause

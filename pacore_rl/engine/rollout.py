@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from pacore_rl.config import Config
-from pacore_rl.engine.generation import Response, complete, not_begun
+from pacore_rl.engine.calls import Calls, EngineLost
+from pacore_rl.engine.generation import complete, not_begun
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.rollout_worker import CONTROL, ENVIRONMENT, News, RolloutWorker
+from pacore_rl.engine.rollout_worker import ENVIRONMENT, News, RolloutWorker
 from pacore_rl.engine.routing import DynamicRoute, Job, Route, Routing, StaticRoute
 from pacore_rl.engine.weight_sync import WeightLink
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, is_alive, locate, silent
+from pacore_rl.events import record_event
 from pacore_rl.failures import WorkerDied
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
+
+_log = logging.getLogger(__name__)
 
 QUEUED_SHARE = 1 / 8
 """Of the sequences an engine runs: those that wait in it, so that it need not ask when one ends."""
@@ -32,10 +37,20 @@ class RolloutGroup:
     handles: list[Any]
     """Ray actors of RolloutWorker."""
     config: Config
+    device: Device = field(default_factory=lambda: Device(kind="cpu", cpu_threads=1))
+    model_path: str = ""
+    """Weights that a worker starts with."""
     routing: Routing = "static"
     weight_version: int = 0
     weight_link: WeightLink | None = None
     """Set by ``weight_sync.connect``."""
+    send_to: Callable[[int], None] | None = None
+    """Sends the weights of now to one worker that has just started; None: it has them from ``model_path``."""
+    replaceable: bool = True
+    """Whether one engine can be started beside the others at work; colocated ones cannot."""
+    num_restarts: int = 0
+    """Engines that were replaced since the last call that went through."""
+    places: list[Whereabouts] = field(default_factory=list[Whereabouts])
 
     @classmethod
     def start(cls, config: Config, device: Device, model_path: str | None = None) -> RolloutGroup:
@@ -49,22 +64,35 @@ class RolloutGroup:
             TimeoutError: an engine took longer than ``cluster.start_timeout_seconds``.
             RuntimeError: a worker died.
         """
-        remote: Any = ray.remote(concurrency_groups={CONTROL: 1})  # pyright: ignore[reportCallIssue]
-        worker = remote(RolloutWorker)
-        path = model_path if model_path is not None else config.model.path
-        handles: list[Any] = []
-        for number in range(config.rollout.num_workers):
-            options = device.ray_options("engine", number)
-            options["runtime_env"]["env_vars"].update(ENVIRONMENT)
-            # A placement group is the controller's business.
-            handles.append(worker.options(**options).remote(config, replace(device, placement=None), path))
-        group = cls(handles=handles, config=config, routing=choose_routing(config.rollout.routing, device))
+        group = cls(
+            handles=[],
+            config=config,
+            device=device,
+            model_path=model_path if model_path is not None else config.model.path,
+            routing=choose_routing(config.rollout.routing, device),
+        )
         try:
-            group.wait(group.call_all("start"), "starting", timeout_seconds=config.cluster.start_timeout_seconds)
+            for number in range(config.rollout.num_workers):
+                group.handles.append(group._make_worker(number))
+            group.wait(
+                group.call_all("start"), "starting", timeout_seconds=config.cluster.start_timeout_seconds, starting=True
+            )
+            group.places = group.wait([locate(handle) for handle in group.handles], "saying where it runs")
         except BaseException:
             group.close()
             raise
         return group
+
+    def _make_worker(self, number: int) -> Any:
+        remote: Any = ray.remote(concurrency_groups={CONTROL: 1})  # pyright: ignore[reportCallIssue]
+        options = self.device.ray_options("engine", number)
+        options["runtime_env"]["env_vars"].update(ENVIRONMENT)
+        # A placement group is the controller's business.
+        return (
+            remote(RolloutWorker)
+            .options(**options)
+            .remote(self.config, replace(self.device, placement=None), self.model_path)
+        )
 
     @property
     def context_window_tokens(self) -> int:
@@ -107,35 +135,36 @@ class RolloutGroup:
             RuntimeError: a worker failed.
         """
         check_requests(requests)
-        route, call = self._route(requests, sampling), uuid.uuid4().hex
-        shared = ray.put(list(requests))  # workers fetch the prompts once; jobs are two numbers
-        streams: dict[Any, int] = {}
-        for worker, jobs in enumerate(route.hand_out()):
-            if jobs:
-                method = self.handles[worker].generate.options(num_returns="streaming")
-                streams[method.remote(call, shared, sampling, jobs, more=route.has_waiting)] = worker
+        calls = Calls(self, requests, sampling, self._route(requests, sampling))
         num_ended, stopped = 0, False
         try:
-            while streams:
-                worker, responses = self._next_responses(streams)
-                num_ended += sum(response.finish != "unfinished" for response in responses)
+            calls.begin()
+            while calls.streams:
                 withdrawn: list[Job] = []
-                if enough is not None and num_ended >= enough and not stopped:
-                    stopped = True
-                    withdrawn = route.withdraw()
-                    self._tell(streams.values(), News(call=call, stop=True))
-                elif route.has_waiting:
-                    for response in responses:
-                        route.ended(worker, response.job)
-                    self._hand_on(route, call, streams.values())
+                try:
+                    worker, responses = calls.next_responses()
+                except EngineLost as lost:
+                    withdrawn = calls.drop(lost.worker) if stopped else []
+                    self.replace(lost.worker, str(lost))
+                    if not stopped:
+                        calls.ask_again(lost.worker)
+                    responses = []
+                else:
+                    num_ended += sum(response.finish != "unfinished" for response in responses)
+                    if enough is not None and num_ended >= enough and not stopped:
+                        stopped = True
+                        withdrawn = calls.stop()
+                    else:
+                        calls.hand_on(worker, responses)
                 for response in responses:
                     index, sample = response.job
                     yield index, sample, complete(requests[index], response)
                 for index, sample in withdrawn:
                     yield index, sample, not_begun(requests[index])
+            self.num_restarts = 0
         finally:  # also where the caller stops listening
             if not stopped:
-                self._tell(streams.values(), News(call=call, stop=True))
+                calls.stop()
 
     def _route(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> Route:
         if self.routing == "static":
@@ -143,106 +172,132 @@ class RolloutGroup:
         capacity = engine_capacity(self.config.rollout.max_concurrent_sequences)
         return DynamicRoute(requests, sampling, self.num_workers, capacity=capacity)
 
-    def _next_responses(self, streams: dict[Any, int]) -> tuple[int, list[Response]]:
-        """A worker and responses of it that ended; a stream that is through is dropped, and gives none."""
-        ready: list[Any]
-        ready, _ = ray.wait(list(streams), num_returns=1, timeout=self.timeout_seconds)
-        if not ready:
-            raise TimeoutError(self._late(sorted(streams.values()), "generating", self.timeout_seconds))
-        worker = streams[ready[0]]
-        try:
-            reference = next(ready[0])
-        except StopIteration:
-            del streams[ready[0]]
-            return worker, []
-        return worker, self.result(reference, worker, "generating")
+    def replace(self, worker: int, why: str) -> None:
+        """Kill an engine, start another in its place and give it the weights of now; the others go on meanwhile.
 
-    def _hand_on(self, route: Route, call: str, workers: Iterable[int]) -> None:
-        """Give the workers what they have room for; once nothing waits any more, all hear that this was all."""
-        shares = route.hand_out()
-        for worker in workers:
-            if shares[worker] or not route.has_waiting:
-                self._tell([worker], News(call=call, jobs=shares[worker], more=route.has_waiting))
+        Raises:
+            WorkerDied: that was tried too often in a row, or cannot be done here.
+        """
+        name, limit = self.name_of(worker), self.config.surviving.max_restarts
+        self.num_restarts += 1
+        if not self.replaceable or self.num_restarts > limit or not is_alive(self.places[worker].node_id):
+            raise WorkerDied(
+                f"{name} {why}. Most often the machine ran out of memory: lower rollout.kv_cache_gib or "
+                "rollout.num_workers."
+            )
+        _log.warning("%s %s; starting another (%d of at most %d in a row)", name, why, self.num_restarts, limit)
+        started = time.monotonic()
+        end(self.handles[worker], self.places[worker])
+        handle = self.handles[worker] = self._make_worker(worker)
+        limit_seconds = self.config.cluster.start_timeout_seconds
+        self.wait(
+            [handle.start.remote()], "starting again", timeout_seconds=limit_seconds, workers=[worker], starting=True
+        )
+        (self.places[worker],) = self.wait([locate(handle)], "saying where it runs", workers=[worker])
+        if self.send_to is not None:
+            self.send_to(worker)
+        seconds = round(time.monotonic() - started, 3)
+        record_event(self.config.run_dir, "engine_replaced", worker=worker, cause=why, seconds=seconds)
 
-    def _tell(self, workers: Iterable[int], news: News) -> None:
+    def tell(self, workers: Iterable[int], news: News) -> None:
+        """Leave word for workers that generate."""
         # Nobody waits for the answer: should a worker be gone, its stream says so.
         if self.handles:  # none in a closed group, whose streams may be dropped late
             for worker in workers:
                 self.handles[worker].tell.options(concurrency_group=CONTROL).remote(news)
 
-    def call_all(self, method: str, *arguments: Any) -> list[ray.ObjectRef[Any]]:
-        """Command every worker; ``wait`` for what this returns."""
-        return [getattr(handle, method).remote(*arguments) for handle in self.handles]
-
-    def call_each(self, method: str, arguments: Sequence[Any]) -> list[ray.ObjectRef[Any]]:
-        """Command every worker with its own argument."""
-        return [
-            getattr(handle, method).remote(argument) for handle, argument in zip(self.handles, arguments, strict=True)
-        ]
+    def call_all(self, method: str, *arguments: Any, workers: Sequence[int] | None = None) -> list[ray.ObjectRef[Any]]:
+        """Command every worker, or those named; ``wait`` for what this returns."""
+        called = self.handles if workers is None else [self.handles[worker] for worker in workers]
+        return [getattr(handle, method).remote(*arguments) for handle in called]
 
     def wait(
-        self, references: Sequence[ray.ObjectRef[Any]], doing: str, *, timeout_seconds: float | None = None
+        self,
+        references: Sequence[ray.ObjectRef[Any]],
+        doing: str,
+        *,
+        timeout_seconds: float | None = None,
+        workers: Sequence[int] | None = None,
+        learners: Sequence[Any] = (),
+        starting: bool = False,
     ) -> list[Any]:
-        """Results of ``references``, in order: of every rollout worker, then of any others.
+        """Results of ``references``, in order: of rollout workers, then of learner ranks.
+
+        Args:
+            workers: the rollout workers, where not all.
+            learners: handles of the learner ranks.
+            starting: they cannot answer yet when asked how they are.
 
         Raises:
             TimeoutError: not all came within the limit (``run.worker_timeout_seconds`` unless given).
+            WorkerDied: one is dead, or does not answer.
             ValueError, RuntimeError: what a worker raised, as soon as one did.
         """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
-        names = {reference: number for number, reference in enumerate(references)}
+        asked = range(self.num_workers) if workers is None else workers
+        names = [self.name_of(worker) for worker in asked] + [f"learner rank {rank}" for rank in range(len(learners))]
+        by_reference = dict(zip(references, names, strict=True))
+        handles = [*(self.handles[worker] for worker in asked), *learners]
+        handle_of = dict(zip(references, handles, strict=True))
         pending = list(references)
         deadline = time.monotonic() + limit
+        patience = self.config.surviving.health_timeout_seconds
         while pending:
-            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                raise TimeoutError(self._late([names[reference] for reference in pending], doing, limit))
+            left = max(0.0, deadline - time.monotonic())
+            done, pending = ray.wait(pending, num_returns=1, timeout=min(left, patience))
+            if not done and time.monotonic() >= deadline:
+                raise TimeoutError(late([by_reference[reference] for reference in pending], doing, limit))
+            if not done and not starting:
+                wrong = silent([handle_of[reference] for reference in pending], patience)
+                for number, what in wrong.items():
+                    raise WorkerDied(f"{by_reference[pending[number]]} {what}, while {doing}.")
             for reference in done:
-                self.result(reference, names[reference], doing)
+                self.result(reference, by_reference[reference], doing)
         return ray.get(list(references))
 
     def close(self) -> None:
         """Kill the workers. Safe to call twice."""
-        self.weight_link = None
-        for handle in self.handles:
-            ray.kill(handle)
+        self.weight_link, self.send_to = None, None
+        for worker, handle in enumerate(self.handles):
+            end(handle, self.places[worker] if self.places else None)
         self.handles = []
 
-    def result(self, reference: ray.ObjectRef[Any], number: int, doing: str) -> Any:
-        """What a reference that is ready holds, or what its worker raised in the terms of this process.
-
-        Args:
-            number: of the rollout worker; numbers past theirs are learner ranks.
-        """
+    def result(self, reference: ray.ObjectRef[Any], name: str, doing: str) -> Any:
+        """What a reference that is ready holds, or what the worker called ``name`` raised, in this process's terms."""
         try:
             return ray.get(reference, timeout=self.timeout_seconds)
         except GetTimeoutError as error:
-            raise TimeoutError(self._late([number], doing, self.timeout_seconds)) from error
+            raise TimeoutError(late([name], doing, self.timeout_seconds)) from error
         except RayTaskError as error:
             if isinstance(error.cause, ValueError):
-                raise ValueError(f"{self._name(number)}: {error.cause}") from error
-            raise RuntimeError(f"{self._name(number)} failed while {doing}: {error.cause!r}") from error
-        except (ActorDiedError, RayActorError) as error:
+                raise ValueError(f"{name}: {error.cause}") from error
+            raise RuntimeError(f"{name} failed while {doing}: {error.cause!r}") from error
+        except RayActorError as error:
             remedy = (
-                "rollout.kv_cache_gib or rollout.num_workers"
-                if number < len(self.handles)
-                else "micro_batch_tokens of the learner, or shard and offload more of it"
+                "micro_batch_tokens of the learner, or shard and offload more of it"
+                if name.startswith("learner")
+                else "rollout.kv_cache_gib or rollout.num_workers"
             )
             raise WorkerDied(
-                f"{self._name(number)} died while {doing}: {error} Most often the machine ran out of memory: lower "
-                f"{remedy}."
+                f"{name} died while {doing}: {error} Most often the machine ran out of memory: lower {remedy}."
             ) from error
 
-    def _late(self, numbers: Sequence[int], doing: str, limit: float) -> str:
-        return (
-            f"{', '.join(self._name(number) for number in numbers)} did not finish {doing} within {limit:.0f} s; look "
-            "at the worker's log, or raise run.worker_timeout_seconds (while starting, cluster.start_timeout_seconds)."
-        )
+    def raise_late(self, workers: Sequence[int], doing: str) -> NoReturn:
+        """Raise what it means that workers took longer than ``run.worker_timeout_seconds``."""
+        raise TimeoutError(late([self.name_of(worker) for worker in workers], doing, self.timeout_seconds))
 
-    def _name(self, number: int) -> str:
-        """References past the rollout workers' belong to learners (see ``wait``)."""
-        count = len(self.handles)
-        return f"rollout worker {number}" if number < count else f"learner rank {number - count}"
+    def name_of(self, worker: int) -> str:
+        """A worker and its host, for messages."""
+        host = f" on {self.places[worker].host} (pid {self.places[worker].pid})" if self.places else ""
+        return f"rollout worker {worker}{host}"
+
+
+def late(names: Sequence[str], doing: str, limit_seconds: float) -> str:
+    """What to say of workers that took too long."""
+    return (
+        f"{', '.join(names)} did not finish {doing} within {limit_seconds:.0f} s; look at the worker's log, or raise "
+        "run.worker_timeout_seconds (while starting, cluster.start_timeout_seconds)."
+    )
 
 
 def check_requests(requests: Sequence[GenerationRequest]) -> None:

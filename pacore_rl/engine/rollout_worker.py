@@ -23,6 +23,7 @@ from pacore_rl.engine.generation import Generation, Response, forget_prefixes
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.routing import Job
 from pacore_rl.engine.weight_sync import choose_backend, vllm_backend
+from pacore_rl.engine.whereabouts import Whereabouts
 from pacore_rl.types import GenerationRequest, Sampling
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ the default of 128 the samples of one short prompt share nothing: half the speed
 
 CPU_STEP_TOKENS = 16_384
 """Tokens of one engine step on CPUs, at least."""
-
-CONTROL = "control"
-"""Ray's concurrency group of ``tell``: a thread beside the one that runs all other methods, and so steps the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,7 @@ class RolloutWorker:
         self._device = replace(device, placement=None)
         self._model_path = model_path
         self._weight_version = 0
+        self._num_steps = 0
         self._context_window_tokens = config.model.context_window_tokens
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
 
@@ -149,6 +148,7 @@ class RolloutWorker:
                 more = news.more
             if generation.busy:
                 ended += generation.step()
+                self._num_steps += 1
             if ended:
                 yield ended
                 ended = []
@@ -158,6 +158,10 @@ class RolloutWorker:
     def tell(self, news: News) -> None:
         """Leave word for the ``generate`` that is running; it reads it between two engine steps. Runs beside it."""
         self._inbox.put(news)
+
+    def whereabouts(self) -> Whereabouts:
+        """Where this process runs; answered at once, whatever the engine is doing."""
+        return Whereabouts.of_this_process(self._num_steps)
 
     def _news(self, call: str, *, wait: bool) -> Iterator[News]:
         """What was told of a call so far; with ``wait``, at least one."""
@@ -215,6 +219,7 @@ class RolloutWorker:
         settings: dict[str, Any] = {
             "model": self._model_path,
             "dtype": str(self._device.dtype(model.dtype)).removeprefix("torch."),
+            "trust_remote_code": model.trust_remote_code,
             "seed": self._config.run.seed,
             "max_model_len": self._context_window_tokens,
             "max_num_seqs": rollout.max_concurrent_sequences,
@@ -250,8 +255,8 @@ class RolloutWorker:
         """The model's own rope parameters with the run's on top, as the learners merge them."""
         from transformers import AutoConfig
 
-        own = AutoConfig.from_pretrained(self._model_path).rope_parameters or {}
-        return {**own, **overrides}
+        settings = AutoConfig.from_pretrained(self._model_path, trust_remote_code=self._config.model.trust_remote_code)
+        return {**(settings.rope_parameters or {}), **overrides}
 
     @property
     def _num_processes(self) -> int:

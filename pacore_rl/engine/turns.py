@@ -166,9 +166,7 @@ class RayHardware:
     def _command(self, method: str, *arguments: Any) -> list[Any]:
         """Command all ranks of all learners at once."""
         ranks = [
-            (f"{learner.role} rank {rank}", handle)
-            for learner in self.learners
-            for rank, handle in enumerate(learner.handles)
+            (learner.name_of(rank), handle) for learner in self.learners for rank, handle in enumerate(learner.handles)
         ]
         return RayPending(
             what=method,
@@ -177,4 +175,6 @@ class RayHardware:
             timeout_seconds=self.config.run.worker_timeout_seconds,
             limit_name="run.worker_timeout_seconds",
             combine=list,
+            handles=[handle for _, handle in ranks],
+            health_timeout_seconds=self.config.surviving.health_timeout_seconds,
         ).result()

@@ -155,14 +155,24 @@ class WeightLink:
     backend: Backend
     store: TCPStore
     """Where the sender leaves its notes; it lives in the controller."""
+    device: Device
+    members: tuple[int, ...]
+    """Rollout workers that are in the group."""
     num_syncs: int = field(default=0)
 
 
-def connect(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], *, device: Device) -> None:
-    """Form the group of one sender, learner rank 0, and all engine processes; once, before the first ``sync``.
+def connect(
+    rollout: RolloutGroup,
+    learner_handles: Sequence[ActorHandle[Any]],
+    *,
+    device: Device,
+    workers: Sequence[int] | None = None,
+) -> None:
+    """Form the group of one sender, learner rank 0, and engine processes, before a ``sync``. It replaces an older one.
 
     Args:
         learner_handles: by rank; each offers ``init_weight_sync(spec)``, ``send_weights()`` and ``next_weights()``.
+        workers: whose processes; None: all.
 
     Raises:
         TimeoutError: some worker did not join in time.
@@ -171,6 +181,7 @@ def connect(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], 
     settings = rollout.config.rollout
     backend = choose_backend(settings, device)
     processes = settings.tensor_parallel * settings.pipeline_parallel
+    members = tuple(range(rollout.num_workers) if workers is None else workers)
     address = ray.util.get_node_ip_address()
     store = TCPStore(
         address, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout)
@@ -179,23 +190,38 @@ def connect(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], 
         "backend": backend,
         "store_host": address,
         "store_port": store.port,
-        "world_size": 1 + rollout.num_workers * processes,
+        "world_size": 1 + len(members) * processes,
         "bucket_bytes": settings.sync_bucket_mib * 1024**2,
         "timeout_seconds": timeout,
     }
     joined = [handle.init_weight_sync.remote(spec) for handle in learner_handles]
     if backend == "ipc":
-        infos: list[dict[str, Any]] = [{"packed": True}] * rollout.num_workers
+        infos: list[dict[str, Any]] = [{"packed": True}] * len(members)
     else:
         init_info = json.loads(_note(rollout, store, "init", joined))
         # Each process of an engine adds its rank inside the engine to the offset.
-        infos = [init_info | {"rank_offset": 1 + worker * processes} for worker in range(rollout.num_workers)]
-    rollout.wait([*rollout.call_each("init_weight_transfer", infos), *joined], "joining the weight transfer group")
-    rollout.weight_link = WeightLink(backend=backend, store=store)
+        infos = [init_info | {"rank_offset": 1 + position * processes} for position in range(len(members))]
+    joining = [
+        rollout.handles[worker].init_weight_transfer.remote(info) for worker, info in zip(members, infos, strict=True)
+    ]
+    rollout.wait([*joining, *joined], "joining the weight transfer group", workers=members, learners=learner_handles)
+    rollout.weight_link = WeightLink(backend=backend, store=store, device=device, members=members)
 
 
-def sync(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], version: int) -> None:
-    """Send the learners' weights to every rollout worker, which from then on reports ``version``.
+def send_to(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], worker: int, *, device: Device) -> None:
+    """Give one worker that has just started the weights of now, while the others generate; learners must be idle."""
+    connect(rollout, learner_handles, device=device, workers=[worker])
+    sync(rollout, learner_handles, rollout.weight_version, workers=[worker])
+
+
+def sync(
+    rollout: RolloutGroup,
+    learner_handles: Sequence[ActorHandle[Any]],
+    version: int,
+    *,
+    workers: Sequence[int] | None = None,
+) -> None:
+    """Send the learners' weights to every rollout worker (or ``workers``), which from then on reports ``version``.
 
     The engines' prefix caches are emptied: they hold keys and values of the old weights.
 
@@ -205,13 +231,19 @@ def sync(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]], ver
     """
     link = rollout.weight_link
     assert link is not None, "connect comes before sync"
-    rollout.wait(rollout.call_all("start_weight_update"), "preparing for new weights")
+    members = tuple(range(rollout.num_workers) if workers is None else workers)
+    if link.members != members:  # one of them was replaced
+        connect(rollout, learner_handles, device=link.device, workers=members)
+        link = rollout.weight_link
+        assert link is not None
+    rollout.wait(rollout.call_all("start_weight_update", workers=members), "preparing for new weights", workers=members)
     if link.backend == "ipc":
         _hand_over(rollout, learner_handles)
     else:
         _broadcast(rollout, link, learner_handles)
-    versions = rollout.wait(rollout.call_all("finish_weight_update", version), "packing new weights")
-    assert versions == [version] * rollout.num_workers, f"workers report versions {versions}, not {version}"
+    finished = rollout.call_all("finish_weight_update", version, workers=members)
+    versions = rollout.wait(finished, "packing new weights", workers=members)
+    assert versions == [version] * len(members), f"workers report versions {versions}, not {version}"
     rollout.weight_version = version
 
 
@@ -220,8 +252,8 @@ def _broadcast(rollout: RolloutGroup, link: WeightLink, learner_handles: Sequenc
     sends = [handle.send_weights.remote() for handle in learner_handles]
     link.num_syncs += 1
     update_info = json.loads(_note(rollout, link.store, f"update/{link.num_syncs}", sends))
-    received = rollout.call_all("update_weights", update_info)
-    rollout.wait([*received, *sends], "sending and receiving weights")
+    received = rollout.call_all("update_weights", update_info, workers=link.members)
+    rollout.wait([*received, *sends], "sending and receiving weights", workers=link.members, learners=learner_handles)
 
 
 def _hand_over(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]]) -> None:
@@ -282,7 +314,7 @@ def _note(rollout: RolloutGroup, store: TCPStore, key: str, senders: Sequence[ra
     while not store.check([key]):
         done, _ = ray.wait(list(senders), num_returns=len(senders), timeout=POLL_SECONDS)
         for reference in done:  # raises what a failed learner raised
-            rollout.result(reference, rollout.num_workers + senders.index(reference), "announcing its weights")
+            rollout.result(reference, f"learner rank {senders.index(reference)}", "announcing its weights")
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"learner rank 0 did not announce its weights ({key}) within "

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pacore_rl.inference.client import CallState, Client, Replica, request_body, with_seed
+from pacore_rl.inference.client import CallState, Client, Replica, Route, request_body, with_seed
 from pacore_rl.inference.completion import Completion, Delta
 from pacore_rl.inference.conversation import Message, slot_of, with_references
 from pacore_rl.inference.counting import PromptCounter
@@ -150,10 +150,10 @@ class _Task:
         while not rounds.answers:
             if self._is_spent(loop.time()):
                 rounds.skip_to_closing()
-            replica = self.answerer.client.route()
-            call = await self._next_call(replica)
+            call = await self._next_call()
             self.observer.on_round(call)
-            completions = await self._sample(call, replica)
+            with self.answerer.client.routed(call.num_samples) as route:
+                completions = await self._sample(call, route)
             self.completions.append(completions)
             rounds.receive([completion.as_reply(rounds.plan.end_of_reasoning) for completion in completions])
         return Answered(rounds=rounds, completions=tuple(self.completions))
@@ -168,7 +168,7 @@ class _Task:
             return None
         return (self.budget.total_tokens - self.rounds.ledger.ttc_tokens) // num_trajectories
 
-    async def _next_call(self, replica: Replica) -> Call:
+    async def _next_call(self) -> Call:
         """The next round, its prompt cut to the window."""
         room = self.answerer.model.room_tokens
         steps = self.rounds.next_call(room_tokens=room)
@@ -177,21 +177,21 @@ class _Task:
             while True:
                 assert room is not None
                 candidate = with_references(self.messages, shown)
-                count = await self.answerer.counter.count(candidate, room_tokens=room, replica=replica)
+                count = await self.answerer.counter.count(candidate, room_tokens=room)
                 shown = steps.send(count)
         except StopIteration as end:
             return end.value
 
-    async def _sample(self, call: Call, replica: Replica) -> tuple[Completion, ...]:
+    async def _sample(self, call: Call, route: Route) -> tuple[Completion, ...]:
         """All trajectories of a round, in the order of their samples; those that were left are ``unfinished``."""
         conversation = with_references(self.messages, call.messages)
-        body = request_body(self.answerer.model.name, conversation, self._options(call))
+        body = request_body(self.answerer.model.name, conversation, self._options(call, conversation))
         states = [CallState() for _ in range(call.num_samples)]
         leads = call.num_samples > 1 and len(body) >= self.answerer.client.settings.leader_first_bytes
         async with asyncio.TaskGroup() as group:
             tasks: list[asyncio.Task[Completion]] = []
             for sample, state in enumerate(states):
-                tasks.append(group.create_task(self._one(call, sample, body, replica, state)))
+                tasks.append(group.create_task(self._one(call, sample, body, route, state)))
                 if sample == 0 and leads:
                     await self._until_prefilled(state)
             await self._wait(call, tasks)
@@ -204,15 +204,17 @@ class _Task:
                 break
         return completions
 
-    def _options(self, call: Call) -> dict[str, Any]:
+    def _options(self, call: Call, conversation: Sequence[Message]) -> dict[str, Any]:
         """Of the round's calls. A budget's share is the limit of each where it is lower than what is set."""
         model = self.answerer.model
         options = {**model.options, **(self.closing_options if call.is_final else {})}
         share = self._share_tokens(self.rounds.num_trajectories_left)
         if share is None or (model.window_tokens is not None and share >= model.window_tokens):
             return options
-        # More than the reserve may not fit beside the prompt, and servers refuse a limit that does not.
-        most = share if model.window_tokens is None else min(share, model.reserve_tokens)
+        most = share
+        if model.window_tokens is not None:  # servers refuse a limit that does not fit beside the prompt
+            room = model.window_tokens - self.answerer.counter.bound(conversation)
+            most = min(share, max(room, model.reserve_tokens))
         options["max_tokens"] = max(1, min(most, options.get("max_tokens") or most))
         return options
 
@@ -223,11 +225,12 @@ class _Task:
         except TimeoutError:  # the round is about to be cut anyway
             return
 
-    async def _one(self, call: Call, sample: int, body: bytes, replica: Replica, state: CallState) -> Completion:
+    async def _one(self, call: Call, sample: int, body: bytes, route: Route, state: CallState) -> Completion:
         request = with_seed(body, call.sample_seed(sample))
         completion = self.journal.get(request) if self.journal is not None else None
         if completion is None:
-            completion = await self._generate(call, sample, request, replica, state)
+            completion = await self._generate(call, sample, request, route.replica, state)
+        route.end()
         state.prefilled.set()
         self.observer.on_completion(call, sample, completion)
         return completion

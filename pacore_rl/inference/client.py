@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,7 @@ from pacore_rl.inference.transport import Transport
 MAX_ERROR_BYTES = 65_536
 REST_SECONDS = 5.0
 """After a failure to connect, an endpoint is avoided for as long, where there are others."""
-_OVERFLOW_WORDS = ("context length", "context_length", "maximum context", "max_model_len", "too many tokens")
+_OVERFLOW_WORDS = ("context length", "context_length", "context window")
 
 OnDelta = Callable[[Delta], Awaitable[None]]
 
@@ -63,10 +64,23 @@ class Replica:
         self.endpoint = endpoint
         self.transport = Transport(endpoint, settings)
         self.slots = Slots(settings.max_open_calls)
-        self.num_assigned = 0
-        """Calls that were routed here and have not ended; those that wait are among them."""
+        self.num_calls = 0
+        """Calls that were routed here and have not ended; those that wait or have not begun are among them."""
         self.down_until = float("-inf")
-        self.has_answered = False
+
+
+class Route:
+    """The load of a round on its endpoint."""
+
+    def __init__(self, replica: Replica, num_calls: int) -> None:
+        self.replica = replica
+        self.num_left = num_calls
+        replica.num_calls += num_calls
+
+    def end(self, num_calls: int = 1) -> None:
+        """So many of its calls have ended."""
+        self.num_left -= num_calls
+        self.replica.num_calls -= num_calls
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,11 +112,20 @@ class Client:
         for replica in self.replicas:
             await replica.transport.close()
 
+    @contextmanager
+    def routed(self, num_calls: int) -> Iterator[Route]:
+        """The endpoint for a round of so many calls, which count as its load from now on."""
+        route = Route(self.route(), num_calls)
+        try:
+            yield route
+        finally:
+            route.end(route.num_left)
+
     def route(self) -> Replica:
-        """The endpoint for the next round: of those that are up the one with the fewest calls."""
+        """Of the endpoints that are up the one with the fewest calls."""
         now = asyncio.get_running_loop().time()
         up = [replica for replica in self.replicas if replica.down_until <= now] or self.replicas
-        return min(up, key=lambda replica: replica.num_assigned)
+        return min(up, key=lambda replica: replica.num_calls)
 
     async def complete(
         self,
@@ -120,7 +143,6 @@ class Client:
         """
         state = state or CallState()
         self.counters.num_calls += 1
-        replica.num_assigned += 1
         try:
             while True:
                 try:
@@ -128,7 +150,6 @@ class Client:
                         state.num_attempts += 1
                         completion = await self._attempt(replica, body, state, on_delta)
                     replica.slots.grow()
-                    replica.has_answered = True
                     usage = replace(completion.usage, wasted_tokens=state.wasted_tokens)
                     return replace(completion, usage=usage, num_attempts=state.num_attempts)
                 except _AttemptFailed as error:
@@ -143,7 +164,6 @@ class Client:
                     replica = self._move(replica)
         finally:
             state.prefilled.set()
-            replica.num_assigned -= 1
 
     def _may_retry(self, failure: Failure, state: CallState, *, delivered: bool) -> bool:
         self.counters.failures[failure.kind] = self.counters.failures.get(failure.kind, 0) + 1
@@ -158,12 +178,7 @@ class Client:
 
     def _move(self, replica: Replica) -> Replica:
         """Where the next attempt goes: to another endpoint where this one is down."""
-        if replica.down_until <= asyncio.get_running_loop().time():
-            return replica
-        replica.num_assigned -= 1
-        other = self.route()
-        other.num_assigned += 1
-        return other
+        return replica if replica.down_until <= asyncio.get_running_loop().time() else self.route()
 
     def _wait_seconds(self, num_attempts: int, after_seconds: float) -> float:
         settings = self.settings

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import httpx
 
-from pacore_rl.inference.client import Client, Replica
+from pacore_rl.inference.client import Client
 from pacore_rl.inference.conversation import Message
 
 TEMPLATE_TOKENS = 64
@@ -42,21 +42,25 @@ class PromptCounter:
             known = self._tokens_per_byte if self._has_learnt else 0.0
             self._tokens_per_byte, self._has_learnt = max(seen, known), True
 
-    async def count(self, messages: Sequence[Message], *, room_tokens: int, replica: Replica) -> int:
+    def bound(self, messages: Sequence[Message]) -> int:
+        """No prompt is longer, in tokens."""
+        return _num_bytes(messages) + TEMPLATE_TOKENS * len(messages)
+
+    async def count(self, messages: Sequence[Message], *, room_tokens: int) -> int:
         """The prompt's tokens: exact, or estimated, or an upper bound that is within ``room_tokens``."""
-        size = _num_bytes(messages)
-        bound = size + TEMPLATE_TOKENS * len(messages)
+        size, bound = _num_bytes(messages), self.bound(messages)
         if bound <= room_tokens:
             return bound
         if self._can_ask:
-            counted = await self._ask(messages, replica)
+            counted = await self._ask(messages)
             if counted is not None:
                 return counted
         self.num_estimated += 1
         return int(size * self._tokens_per_byte * MARGIN) + TEMPLATE_TOKENS * len(messages)
 
-    async def _ask(self, messages: Sequence[Message], replica: Replica) -> int | None:
+    async def _ask(self, messages: Sequence[Message]) -> int | None:
         body = {"model": self._model, "messages": list(messages)}
+        replica = self._client.route()
         try:
             response = await replica.transport.call("POST", f"{replica.endpoint.root_url}/tokenize", body)
             if response.status_code in (404, 405, 501):

@@ -32,9 +32,11 @@ class ChildLost(Exception):
 class ChildLate(Exception):
     """The child did not answer in time and was killed."""
 
-    def __init__(self, pid: int, cpu_seconds: float) -> None:
+    def __init__(self, pid: int, cpu_seconds: float, *, was_stopped: bool = False) -> None:
         super().__init__(f"process {pid} did not answer in time")
         self.pid = pid
+        self.was_stopped = was_stopped
+        """Whether somebody had stopped it (SIGSTOP): then the time says nothing of the question."""
         self.cpu_seconds = cpu_seconds
         """What it computed meanwhile."""
 
@@ -91,7 +93,8 @@ class Children:
             is_reusable = not content["last"]
             return content
         except TimeoutError:
-            raise ChildLate(child.pid, _cpu_seconds_of(child.pid) - cpu_seconds_before) from None
+            cpu_seconds = _cpu_seconds_of(child.pid) - cpu_seconds_before
+            raise ChildLate(child.pid, cpu_seconds, was_stopped=_is_stopped(child.pid)) from None
         except OSError as error:
             raise ChildLost(f"process {child.pid} died before it answered: {error}") from error
         finally:
@@ -244,3 +247,10 @@ def _cpu_seconds_of(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except FileNotFoundError:
+        return False

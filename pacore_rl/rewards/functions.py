@@ -57,16 +57,17 @@ class FunctionPools:
         self._pools: dict[str, Children] = {}
 
     def score(self, question: Question) -> Verdict:
-        """The function's verdict; its failures are tried once more, except for a time limit."""
+        """The function's verdict; its failures are tried once more, except for a time limit of its own."""
         name, started = question.reward, time.monotonic()
         asked = {"message": question.answer, "problem": question.context}
         loss = ""
         for attempt in range(2):
             try:
                 reply = self._pool(name).ask(asked, fresh=attempt > 0)
-            except ChildLate:
+            except ChildLate as late:
                 loss = f"did not return within reward.custom.timeout_seconds={self._config.timeout_seconds:g}"
-                break
+                if not late.was_stopped:
+                    break
             except ChildLost as lost:
                 loss = f"ended its process ({lost})"
             except ChildrenUnavailable as error:

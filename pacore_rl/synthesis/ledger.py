@@ -50,6 +50,9 @@ class Cost:
         """Test-time compute: the generated tokens."""
         return self.generated_tokens
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
 
 class TTCLedger:
     """Charges, in the order in which they were entered, and their sums."""

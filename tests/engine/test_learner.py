@@ -14,6 +14,7 @@ from learner_ranks import make_batch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
+from pacore_rl.checkpoints.files import damage
 from pacore_rl.config import Config, ModelConfig
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
 from pacore_rl.engine.learner_worker import learning_rate
@@ -152,16 +153,40 @@ def test_saved_policy_is_a_model_with_its_tokenizer(actors: dict[str, ActorGroup
 @pytest.mark.parametrize("name", ["one rank", "shared ZeRO-3"])
 def test_state_continues_where_it_was_saved(actors: dict[str, ActorGroup], tmp_path: Path, name: str) -> None:
     actor = actors[name]
-    actor.save_state(tmp_path)
+    actor.snapshot().result()
+    written = actor.write_snapshot(tmp_path).result()
+    assert damage(tmp_path, written) is None and len(list((tmp_path / "state").iterdir())) == len(actor.handles)
     old_A = actor.log_probs(BATCH).result()[0]
     runs = []
     for _ in range(2):
         actor.update(BATCH, old_A, ADVANTAGES_A, step=9).result()
         runs.append(actor.log_probs(BATCH).result()[0])
-        actor.load_state(tmp_path)
+        actor.load_state(tmp_path).result()
     np.testing.assert_array_equal(runs[0], runs[1])
     with pytest.raises(ValueError, match="holds no state of the actor"):
-        actor.load_state(tmp_path / "nowhere")
+        actor.load_state(tmp_path / "nowhere").result()
+
+
+def test_state_of_two_ranks_goes_on_in_every_other_layout(actors: dict[str, ActorGroup], tmp_path: Path) -> None:
+    """Written by two data-parallel ranks, read by one, and by two that share each sequence under another stage."""
+    source = actors["ZeRO-2"]
+    old_A = source.log_probs(BATCH).result()[0]
+    source.update(BATCH, old_A, ADVANTAGES_A, step=8).result()  # so that Adam has moments
+    source.snapshot().result()
+    source.write_snapshot(tmp_path).result()
+    outcomes = {}
+    for name, actor in actors.items():
+        actor.load_state(tmp_path).result()
+        before_A = actor.log_probs(BATCH).result()[0]
+        losses = [actor.update(BATCH, before_A, ADVANTAGES_A, step=9).result()["loss"] for _ in range(3)]
+        outcomes[name] = (before_A, losses, actor.log_probs(BATCH).result()[0])
+        actor.load_state(tmp_path).result()  # for the tests that follow, which compare the layouts
+    before_A, losses, after_A = outcomes["ZeRO-2"]
+    assert np.abs(after_A - before_A).max() > 1e-3
+    for name, (before, losses_of, after) in outcomes.items():
+        np.testing.assert_allclose(before, before_A, atol=1e-5, rtol=0, err_msg=name)
+        np.testing.assert_allclose(losses_of, losses, atol=1e-5, rtol=0, err_msg=name)
+        np.testing.assert_allclose(after, after_A, atol=1e-5, rtol=0, err_msg=name)
 
 
 def test_critic_learns_the_returns(critic: CriticGroup, tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -43,6 +44,8 @@ class Script:
     """The stream ends properly, but after so many events."""
     raw_events: tuple[str, ...] | None = None
     """Sent as they are instead of everything above."""
+    stall_after: int | None = None
+    """Nothing comes any more after so many events."""
     delay_seconds: float = 0.0
     """Before the answer begins; infinite never answers."""
     piece_seconds: float = 0.0
@@ -164,6 +167,8 @@ class ScriptedServer:
                 return False
             if position == script.end_after:
                 break
+            if position == script.stall_after:
+                await asyncio.sleep(3600)
             data = f"data: {event}\n\n".encode()
             writer.write(b"%x\r\n%s\r\n" % (len(data), data))
             await writer.drain()
@@ -190,3 +195,37 @@ def events(script: Script) -> list[str]:
 
 def pieces(text: str | None) -> list[str]:
     return [text[i : i + 3] for i in range(0, len(text), 3)] if text else []
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for a condition; TimeoutError where it does not come."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def in_thread(answer: Answer | None = None) -> Iterator[ScriptedServer]:
+    """A server in a thread with an event loop of its own, for commands that have one themselves."""
+    started, stop = threading.Event(), threading.Event()
+    server = ScriptedServer(answer)
+
+    async def run() -> None:
+        async with server:
+            started.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.02)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield server
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def numbered(request: dict[str, Any], number: int) -> Script:
+    """An answer that is its request's number."""
+    return Script(content=f"<think>x</think>{number}", usage={"prompt_tokens": 30, "completion_tokens": 20})

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from scripted_server import QUICK, Script, ScriptedServer
+from scripted_server import QUICK, Script, ScriptedServer, until
 
 from pacore_rl.inference.client import CallState, Client, request_body, with_seed
 from pacore_rl.inference.completion import Completion, Delta
@@ -19,12 +19,6 @@ BODY = with_seed(request_body("tiny", [{"role": "user", "content": "2 + 2?"}], {
 
 async def complete(client: Client, **more: Any) -> Completion:
     return await client.complete(BODY, replica=client.route(), **more)
-
-
-async def until(condition: Any, seconds: float = 1.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_completion_has_its_text_its_finish_and_its_usage(server: ScriptedServer, client: Client) -> None:
@@ -194,7 +188,7 @@ async def test_cancelling_a_call_reaches_the_server(server: ScriptedServer, clie
     partial = state.partial()
     assert partial.finish == "unfinished" and "thinking</think>42".startswith(partial.content)
     assert partial.usage.generated_tokens == state.stream.num_pieces
-    assert client.replicas[0].num_assigned == 0 and client.replicas[0].slots.num_open == 0
+    assert client.replicas[0].slots.num_open == 0
 
 
 async def test_pieces_that_were_handed_on_are_not_made_again(server: ScriptedServer, client: Client) -> None:
@@ -226,7 +220,6 @@ async def test_an_endpoint_that_is_down_is_told_and_the_other_one_answers(server
         completion = await client.complete(BODY, replica=client.replicas[0])
         assert completion.finish == "stopped"
         assert client.route() is client.replicas[1]
-        assert [replica.num_assigned for replica in client.replicas] == [0, 0]
 
 
 async def test_the_key_is_sent(server: ScriptedServer) -> None:

@@ -1,0 +1,93 @@
+"""Where a worker runs, whether it still answers, and its end.
+
+A process that is stopped, or caught in the kernel, is alive for Ray and dead for us: it does not answer. Every worker
+therefore has a thread of its own for the question where it runs, and whoever does not answer in time is hung.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+CONTROL = "control"
+"""Ray's concurrency group of what must be answered at once: a thread beside the one that runs the other commands."""
+
+KILL_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """A worker's process."""
+
+    host: str
+    """Address of its node."""
+    node_id: str
+    pid: int
+    num_steps: int = 0
+    """Engine steps so far: an engine that has work and makes none is caught in one."""
+
+    @classmethod
+    def of_this_process(cls, num_steps: int = 0) -> Self:
+        context = ray.get_runtime_context()
+        return cls(
+            host=ray.util.get_node_ip_address(),
+            node_id=context.get_node_id(),
+            pid=os.getpid(),
+            num_steps=num_steps,
+        )
+
+
+def locate(handle: Any) -> ray.ObjectRef[Any]:
+    """Ask a worker where it runs."""
+    return handle.whereabouts.options(concurrency_group=CONTROL).remote()
+
+
+def silent(handles: Sequence[Any], timeout_seconds: float) -> dict[int, str]:
+    """Those of the workers that are dead or do not answer within the limit: position and what is wrong."""
+    asked = {locate(handle): number for number, handle in enumerate(handles)}
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_seconds)
+    wrong: dict[int, str] = {}
+    for reference, number in asked.items():
+        if reference not in answered:
+            wrong[number] = f"does not answer for {timeout_seconds:.0f} s (stopped, or hung)"
+            continue
+        try:
+            ray.get(reference, timeout=timeout_seconds)
+        except RayActorError:
+            wrong[number] = "is dead (killed, or out of memory)"
+        except GetTimeoutError:
+            wrong[number] = "answered, but its answer is lost"
+    return wrong
+
+
+def is_alive(node_id: str) -> bool:
+    """Whether a node of the cluster is there."""
+    alive: Mapping[str, bool] = {node["NodeID"]: node["Alive"] for node in ray.nodes()}
+    return alive.get(node_id, False)
+
+
+def end(handle: Any, where: Whereabouts | None) -> None:
+    """Kill a worker, be it stopped or hung: Ray asks a process to end itself, which such a one cannot."""
+    with suppress(RayActorError, ValueError):
+        ray.kill(handle)
+    if where is None or not is_alive(where.node_id):
+        return  # it went with its node
+    if where.node_id == ray.get_runtime_context().get_node_id():
+        _kill(where.pid)
+        return
+    there = NodeAffinitySchedulingStrategy(node_id=where.node_id, soft=False)
+    killing: Any = ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there).remote(where.pid)
+    ray.wait([killing], timeout=KILL_SECONDS)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
