@@ -131,7 +131,12 @@ def results(rows: Sequence[Mapping[str, float]]) -> str:
         head = ("Held-out problems", f"step {first['step']:g}", f"step {last['step']:g}")
         parts.append(
             table(
-                head, [(label, share(first[key]), share(last[key])) for key, label in _HELD_OUT if key in first | last]
+                head,
+                [
+                    (label, share(first[key]), share(last[key]))
+                    for key, label in _HELD_OUT
+                    if key in first and key in last
+                ],
             )
         )
     steps = [row for row in rows if "time/step" in row or "reward/mean" in row]
