@@ -153,7 +153,7 @@ def test_every_baseline_runs_over_an_endpoint_and_the_report_is_made_of_it(
     for other in beside.others:  # as much as the K vector's 230 tokens, to the nearest whole trajectory
         assert other.ttc_tokens.mean == pytest.approx(4 * SOLO_TOKENS + SYNTHESIS_TOKENS, abs=SOLO_TOKENS)
     report = write_paper_report(tmp_path / "out", tmp_path / "report")
-    assert {table.name for table in report.tables} == {"table1", "table2", "equal_ttc"}
+    assert {table.name for table in report.tables} == {"table1", "table2", "equal_ttc", "details"}
     assert report.figures == ("figure1", "figure4")
 
 
@@ -198,6 +198,6 @@ def test_a_wrong_endpoint_is_told_before_anything_is_asked(serve: Serve, own_set
     with pytest.raises(EndpointError, match="cannot be reached"):
         evaluate_endpoint(config, out=tmp_path / "out", endpoints=["http://127.0.0.1:9/v1"])
     server = serve(knower(sums(), lambda index: 1.0, synthesis=1.0))
-    with pytest.raises(EndpointError, match="does not serve the model 'other'"):
+    with pytest.raises(EndpointError, match=r"does not serve the model 'other'.*--served-model"):
         evaluate_endpoint(config, out=tmp_path / "out", endpoints=[server.url], served_model="other")
     assert not (tmp_path / "out").exists() and not server.requests
