@@ -84,7 +84,7 @@ def open_engine_asker(config: Config, model_path: str) -> Iterator[EngineAsker]:
     from pacore_rl.engine.cluster import open_engine
     from pacore_rl.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, trust_remote_code=config.model.trust_remote_code)
     with open_engine(config, workers="rollout", model_path=model_path) as engine:
         yield EngineAsker(
             generator=engine.generator,

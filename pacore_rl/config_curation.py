@@ -55,12 +55,14 @@ class RulesConfig(Section):
 
     off: tuple[str, ...] = ()
     """Rules that are left out, by name (`pacore-rl curate problems --help` lists them)."""
-    min_characters: Count = 20
+    min_characters: Count = 10
     """Shorter statements are dropped."""
     max_characters: Positive = 20_000
     """Longer statements are dropped."""
     near_duplicate_similarity: Share = 0.85
     """Statements whose word 3-grams have at least this Jaccard similarity are one problem; 1: exact copies only."""
+    labelled_data: Path | None = None
+    """Folder of the problem files that data_curation/labels/rules.jsonl labels; the card then measures the rules."""
 
 
 class HeldOutContest(Section):

@@ -32,12 +32,12 @@ from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, save_report
 from pacore_rl.evaluation.table import markdown_table, rich_table
 from pacore_rl.inputs import fingerprint
-from pacore_rl.interfaces import ChatTokenizer, MetricSink, Scorer
+from pacore_rl.interfaces import ChatTokenizer, Scorer
 from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
-from pacore_rl.runs import open_sinks, prepare_run_dir
+from pacore_rl.runs import Sinks, open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
@@ -77,7 +77,7 @@ class Quickstart:
     engine: RayEngine
     scorer: Scorer
     tokenizer: ChatTokenizer
-    sinks: Sequence[MetricSink]
+    sinks: Sinks
 
     @property
     def data(self) -> Path:
@@ -188,7 +188,8 @@ class Quickstart:
             tokenizer=self.tokenizer,
             problems=problems,
             pool=messages(problems, pool),
-            sinks=self.sinks,
+            sinks=self.sinks.metrics,
+            sample_sinks=self.sinks.samples,
             evaluate_held_out=held_out.first(64).evaluation(config, self.engine.generator, self.scorer, self.tokenizer),
             write_messages=online_writer(config, self.engine.generator, self.scorer, self.tokenizer),
             checkpoints=CheckpointStore(config, data_fingerprints(problems, messages(problems, pool))),
@@ -235,7 +236,7 @@ def run(
         console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
         return config.run_dir
     plan = PLANS[preset]
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     prepare_run_dir(config)
     console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")

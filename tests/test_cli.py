@@ -18,7 +18,7 @@ from pacore_rl.problems import load_problems
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
 COMMANDS = ["", "train", "pool", "curate", "curate arithmetic", "curate stage1", "curate stage2", "evaluate", "doctor"]
-COMMANDS += ["plan", "quickstart", "report"]
+COMMANDS += ["plan", "quickstart", "report", "watch", "export"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 
 

@@ -104,7 +104,7 @@ class RayAnswers:
         try:
             ray.get([worker.handle.pid.remote() for worker in self._workers], timeout=start_timeout_seconds)
         except GetTimeoutError as error:
-            self._end_workers()
+            self._kill_workers()
             raise ValueError(
                 f"reward.placement=ray wants reward.num_workers={config.num_workers} CPUs of the cluster, {shares} to "
                 f"a worker; not all had started after {start_timeout_seconds:.0f} s, and "
@@ -112,7 +112,7 @@ class RayAnswers:
                 "set reward.placement=local."
             ) from error
         except BaseException:
-            self._end_workers()
+            self._kill_workers()
             raise
         self._thread = threading.Thread(target=self._serve, name="scoring", daemon=True)
         self._thread.start()
@@ -243,10 +243,13 @@ class RayAnswers:
 
     def _end_workers(self) -> None:
         """Let them end their children; then kill them, since one may be stuck."""
-        workers, self._workers = self._workers, []
-        if workers:
-            told = [worker.handle.close.remote() for worker in workers]
+        if self._workers:
+            told = [worker.handle.close.remote() for worker in self._workers]
             ray.wait(told, num_returns=len(told), timeout=CLOSE_SECONDS)
+        self._kill_workers()
+
+    def _kill_workers(self) -> None:
+        workers, self._workers = self._workers, []
         for worker in workers:
             ray.kill(worker.handle)
 

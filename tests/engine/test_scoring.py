@@ -128,6 +128,7 @@ def test_a_worker_killed_at_work_loses_nothing_and_repeats_nothing(scorer: RaySc
     assert len(after) == 2 and before[0] not in after and before[1] in after
 
 
+@pytest.mark.slow
 def test_a_question_that_kills_its_workers_is_a_failure_of_ours(scorer: RayScorer, tmp_path: Path) -> None:
     deadly = scorer.score([item("x", "m", "scoring_rewards:deadly")])
     others = scorer.score([item(str(tmp_path / "notes"), f"m{number}", "scoring_rewards:noted") for number in range(2)])
