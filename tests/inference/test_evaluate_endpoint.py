@@ -112,9 +112,10 @@ def test_a_benchmark_gives_back_the_accuracy_of_a_model_that_is_known(name: str,
     assert four.accuracy.mean == pytest.approx(0.75, abs=0.1)
     assert four.ttc_tokens.mean == 4 * SOLO_TOKENS + SYNTHESIS_TOKENS
     assert [run.ttc_tokens.mean for run in two_rounds] == [4 * SOLO_TOKENS + 3 * SYNTHESIS_TOKENS] * len(two)
-    before = len(server.requests)
-    assert evaluate_endpoint(config, out=tmp_path, endpoints=[server.url]) == (result,)
-    assert len(server.requests) == before, "everything was on disk"
+    if two:
+        before = len(server.requests)
+        assert evaluate_endpoint(config, out=tmp_path, endpoints=[server.url]) == (result,)
+        assert len(server.requests) == before, "everything was on disk"
 
 
 def sums() -> tuple[Problem, ...]:
