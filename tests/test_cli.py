@@ -163,6 +163,7 @@ class TestBenchmarks:
             (["--endpoint", "http://127.0.0.1:9/v1"], "Add --benchmark NAME"),
             (["--benchmark", "aime_2025", "--endpoint", "localhost"], "is no address of a server"),
             (["evaluation.benchmarks.pool_size=8", "--benchmark", "aime_2025"], "first round of 32 samples"),
+            (["evaluation.benchmarks.configurations=[[8,10000]]", "--benchmark", "aime_2025"], "a round of 10,000"),
         ],
     )
     def test_a_mistake_costs_one_screen_and_exit_2(self, recipe: Path, arguments: list[str], shown: str) -> None:
