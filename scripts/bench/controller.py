@@ -26,8 +26,9 @@ import ray
 from pacore_rl.config import Config
 from pacore_rl.engine.generation import Response
 from pacore_rl.engine.rollout import RolloutGroup
-from pacore_rl.engine.rollout_worker import CONTROL, News
+from pacore_rl.engine.rollout_worker import News
 from pacore_rl.engine.routing import Job, Routing
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 TARGET_SECONDS = 10.0
@@ -69,6 +70,9 @@ class StubHost:
     def tell(self, engine: int, news: News) -> None:
         self._inboxes[engine].put(news)
 
+    def whereabouts(self, engine: int) -> Whereabouts:
+        return Whereabouts.of_this_process()
+
 
 @dataclass(frozen=True, slots=True)
 class StubMethod:
@@ -98,6 +102,10 @@ class StubHandle:
     @property
     def tell(self) -> StubMethod:
         return StubMethod(self.host.tell, self.engine)
+
+    @property
+    def whereabouts(self) -> StubMethod:
+        return StubMethod(self.host.whereabouts, self.engine)
 
 
 def stub_group(config: Config, routing: Routing, *, num_engines: int, num_hosts: int, num_tokens: int) -> RolloutGroup:
