@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_curation.arithmetic import generate_arithmetic
+from data_curation.chain_sums import generate_chain_sums
 from data_curation.decontamination import Decontamination, HeldOutContests, load_index
 from data_curation.duplicates import ExactDuplicates, NearDuplicates
 from data_curation.funnel import Funnel, FunnelCounter, save_funnel
@@ -21,7 +22,6 @@ from pacore_rl.config import Config
 from pacore_rl.config_curation import CurationConfig
 from pacore_rl.problems import write_atomically
 
-ARITHMETIC_SOURCE = "synthetic-arithmetic"
 ARITHMETIC_LICENCE = "Apache-2.0 (made by this project)"
 
 
@@ -74,7 +74,7 @@ def curate_problems(
         ValueError: no source, one that cannot be read, a rule or an evaluation file that does not exist.
     """
     curation = config.curation
-    if not curation.sources and not curation.arithmetic.num:
+    if not curation.sources and not curation.arithmetic.num and not curation.arithmetic.num_chain_sums:
         raise ValueError(
             "the recipe has no source of problems; give curation.sources.NAME={path: ..., licence: ...}, or "
             "curation.arithmetic.num for synthetic ones."
@@ -136,13 +136,11 @@ def _read_all(config: Config) -> Iterator[Candidate | Drop]:
 
 
 def _arithmetic(config: Config) -> Iterator[Candidate]:
-    wanted = config.curation.arithmetic
-    if not wanted.num:
-        return
-    problems = generate_arithmetic(
-        wanted.num, low=wanted.low, high=wanted.high, operations=wanted.operations, seed=config.run.seed
-    )
-    for problem in problems:
+    wanted, seed = config.curation.arithmetic, config.run.seed
+    large = generate_arithmetic(wanted.num, low=wanted.low, high=wanted.high, operations=wanted.operations, seed=seed)
+    fewest, most = wanted.chain_numbers
+    chains = generate_chain_sums(wanted.num_chain_sums, range(fewest, most + 1), seed=seed)
+    for problem in (*large, *chains):
         yield Candidate(problem=problem, licence=ARITHMETIC_LICENCE)
 
 

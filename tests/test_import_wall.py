@@ -23,6 +23,8 @@ PURE = (
     "pacore_rl/evaluation",
     "pacore_rl/inference",
     "pacore_rl/planning",
+    "pacore_rl/append_log.py",
+    "pacore_rl/spread.py",
     "pacore_rl/preflight.py",
     "pacore_rl/dry_run.py",
     "pacore_rl/doctor",
