@@ -30,6 +30,8 @@ PURE = (
     "pacore_rl/doctor",
     "pacore_rl/cli",
     "pacore_rl/reporting",
+    "pacore_rl/export",
+    "pacore_rl/checkpoints",
     "data_curation",
 )
 """Reporting loads wandb only when a sink is made."""

@@ -194,6 +194,7 @@ class RayEngine:
         if self.turns is not None:
             self.turns.sync(version)
         else:
+            self.rollout.replace_silent()  # one that was lost while the learners worked costs no step
             weight_sync.sync(self.rollout, self.actor.handles, version)
 
     def snapshot(self) -> None:

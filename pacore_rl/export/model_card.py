@@ -130,11 +130,8 @@ def results(rows: Sequence[Mapping[str, float]]) -> str:
     if evaluated:
         first, last = evaluated[0], evaluated[-1]
         head = ("Held-out problems", f"step {first['step']:g}", f"step {last['step']:g}")
-        parts.append(
-            table(
-                head, [(label, share(first[key]), share(last[key])) for key, label in _HELD_OUT if key in first | last]
-            )
-        )
+        both = [(label, key) for key, label in _HELD_OUT if key in first and key in last]
+        parts.append(table(head, [(label, share(first[key]), share(last[key])) for label, key in both]))
     steps = [row for row in rows if "time/step" in row or "reward/mean" in row]
     if steps:
         head = ("Training problems", f"first {RECENT_STEPS} steps", f"last {RECENT_STEPS} steps")
@@ -160,7 +157,7 @@ def data(config: Config) -> str:
         ("Held-out problems", config.data.held_out_problems),
         ("Their messages", config.data.held_out_pool),
     )
-    lines = [(label, f"`{path.name}`", *_described(path, label.endswith("problems"))) for label, path in files if path]
+    lines = [(label, f"`{path.name}`", *_described(path, "problems" in label)) for label, path in files if path]
     return table(("Part", "File", "Records", "SHA-256"), lines)
 
 
