@@ -50,6 +50,9 @@ NO_CHECKER = "judged by a program of the jury's that the data does not hold; not
 WHOLE_DATA = "wrong on the jury's full data, of which these tests are a part: it passes them outside of a sandbox too"
 JURY_LIMIT = "its label is the jury's time limit; it ends within 10 s of CPU time a test here"
 OTHER_OUTPUT = "gives another output outside of a sandbox too: several are right, or the tests were copied wrongly"
+DECIMALS = (
+    "wrong on the jury's hidden tests; on these its decimals are within 1e-6, which a comparison of words refuses"
+)
 CRASHES = "crashes on these tests outside of a sandbox too"
 TOO_SLOW = "takes more than 5 s of CPU time a test outside of a sandbox too"
 
@@ -120,7 +123,9 @@ def judge(known: Known, file: str, backend: Backend) -> Result:
 def explain(known: Known, graded: Grade) -> str:
     """Why a label does not hold, from what the collector saw; empty where they saw it hold."""
     if not known.is_right:
-        return {"accepted": WHOLE_DATA, SLOW: JURY_LIMIT}.get(known.seen, "")
+        assert known.suite is not None, "it was run"
+        is_decimal = known.seen == "wrong_answer" and known.suite.checker.startswith("rcmp")
+        return DECIMALS if is_decimal else {"accepted": WHOLE_DATA, SLOW: JURY_LIMIT}.get(known.seen, "")
     if known.seen == SLOW:
         return TOO_SLOW if graded.outcome == "timeout" else ""
     return {"wrong_answer": OTHER_OUTPUT, "run_time_error": CRASHES}.get(known.seen, "")
