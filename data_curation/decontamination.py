@@ -54,7 +54,7 @@ class EvaluationIndex:
         hashes: list[UInt64] = []
         for i, text in enumerate(texts):
             words = normal_words(text)
-            found[i] = self._exact(text, words)
+            found[i] = self._exact(words)
             hashes.append(window_hashes(words, self.size) if found[i] is None else np.empty(0, dtype=np.uint64))
         if not len(self.windows):
             return found
@@ -68,8 +68,8 @@ class EvaluationIndex:
             found[row] = f"{self.size} words in a row are of {owner}"
         return found
 
-    def _exact(self, text: str, words: list[str]) -> str | None:
-        masked = masked_words(text)
+    def _exact(self, words: list[str]) -> str | None:
+        masked = masked_words(words)
         owner = self.masked.get(key(masked))
         if owner is None:
             return None
@@ -85,8 +85,8 @@ def build_index(problems: Iterable[Problem], *, size: int = DEFAULT_SIZE) -> Eva
     owners: list[str] = []
     hashes: list[UInt64] = []
     for problem in problems:
-        text = problem.conversation[-1].content
-        words, masks = normal_words(text), masked_words(text)
+        words = normal_words(problem.conversation[-1].content)
+        masks = masked_words(words)
         masked.setdefault(key(masks), problem.id)
         if _is_short(masks):
             verbatim.add(key(words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +17,6 @@ _LATEX_SPACING = re.compile(r"\\(?:[,;:!~ ]|quad|qquad|displaystyle|left|right|l
 _DELIMITERS = re.compile(r"\$+|\\[()\[\]]")
 _WORD = re.compile(r"[a-z]+|\d+|[\u3040-\u30ff\u3400-\u9fff]")
 _WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|!_%]")
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 MASK = "#"
 
 
@@ -31,9 +31,18 @@ def normal_words(text: str, *, signs: bool = False) -> list[str]:
     return (_WORD_OR_SIGN if signs else _WORD).findall(text)
 
 
-def masked_words(text: str) -> list[str]:
-    """:func:`normal_words`, every number as one mask: problems that differ in their numbers only are equal."""
-    return [MASK if word.isdigit() else word for word in normal_words(_NUMBERS.sub("0", text))]
+def masked_words(words: Sequence[str]) -> list[str]:
+    """:func:`normal_words` with every number, and every run of numbers, as one mask.
+
+    Problems that differ in their numbers only are equal: 3 and 4.5, {1, 2} and {1, 2, 3}.
+    """
+    masked: list[str] = []
+    for word in words:
+        if not word.isdigit():
+            masked.append(word)
+        elif not masked or masked[-1] != MASK:
+            masked.append(MASK)
+    return masked
 
 
 def key(words: list[str]) -> int:

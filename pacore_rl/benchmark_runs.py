@@ -11,7 +11,8 @@ from typing import Any
 from pacore_rl.config import Config
 from pacore_rl.evaluation.asking import Asker, EngineAsker
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.evaluation.benchmark_run import BenchmarkRun
 from pacore_rl.evaluation.benchmarks import benchmark_of, load_benchmark
 from pacore_rl.evaluation.endpoint import open_endpoints
@@ -62,7 +63,6 @@ def evaluate_endpoint(
         options=options,
         end_of_reasoning=config.model.end_of_reasoning,
         reserve_tokens=max(config.sampling.answer_reserve_tokens, options.get("max_tokens", 0)),
-        window_tokens=None,
         max_open_calls=settings.max_open_calls,
         api_key=os.environ.get(API_KEY_VARIABLE) or None,
     ) as asker:
@@ -84,7 +84,7 @@ def open_engine_asker(config: Config, model_path: str) -> Iterator[EngineAsker]:
     from pacore_rl.engine.cluster import open_engine
     from pacore_rl.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, trust_remote_code=config.model.trust_remote_code)
     with open_engine(config, workers="rollout", model_path=model_path) as engine:
         yield EngineAsker(
             generator=engine.generator,

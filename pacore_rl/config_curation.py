@@ -48,6 +48,24 @@ class ArithmeticConfig(Section):
         "power_mod",
     )
     """Which of them."""
+    num_chain_sums: Count = 0
+    """Chain sums to make beside them: the small variant, within reach of the quickstart's model."""
+    chain_numbers: tuple[Positive, Positive] = (5, 7)
+    """Fewest and most numbers of a chain, between 2 and 12."""
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        fewest, most = self.chain_numbers
+        if not 2 <= fewest <= most <= 12:
+            raise ValueError(
+                f"curation.arithmetic.chain_numbers=[{fewest}, {most}]: 2 <= fewest <= most <= 12 must hold."
+            )
+        if 2 * self.num_chain_sums > sum(9**num for num in range(fewest, most + 1)):
+            raise ValueError(
+                f"curation.arithmetic.num_chain_sums={self.num_chain_sums} different chains of {fewest} to {most} "
+                "numbers are too many; raise the most."
+            )
+        return self
 
 
 class RulesConfig(Section):
@@ -55,12 +73,14 @@ class RulesConfig(Section):
 
     off: tuple[str, ...] = ()
     """Rules that are left out, by name (`pacore-rl curate problems --help` lists them)."""
-    min_characters: Count = 20
+    min_characters: Count = 10
     """Shorter statements are dropped."""
     max_characters: Positive = 20_000
     """Longer statements are dropped."""
     near_duplicate_similarity: Share = 0.85
     """Statements whose word 3-grams have at least this Jaccard similarity are one problem; 1: exact copies only."""
+    labelled_data: Path | None = None
+    """Folder of the problem files that data_curation/labels/rules.jsonl labels; the card then measures the rules."""
 
 
 class HeldOutContest(Section):

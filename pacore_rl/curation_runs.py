@@ -51,7 +51,8 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
             from pacore_rl.engine.scoring import open_run_scorer
 
             path = model or config.model.path
-            tokenizer, name = load_tokenizer(path), fingerprint(path)
+            name = fingerprint(path)
+            tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
             engine = stack.enter_context(open_engine(config, workers="rollout", model_path=path))
             scorer = stack.enter_context(open_run_scorer(config))
             proposer = EngineProposer(generator=engine.generator, tokenizer=tokenizer, config=config)
@@ -102,7 +103,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
     path = model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
     with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from pacore_rl.evaluation.responses import CROSS_CHECK_ANY_CASE, CROSS_CHECK_STRICT
 from pacore_rl.evaluation.voting import majority_vote
@@ -166,6 +167,19 @@ def off_policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, *, cap: flo
         "policy/importance_capped_share": float((log_ratio_A > np.log(cap)).mean()),
         "policy/stale_token_share": float((batch.weight_versions_A < version).mean()),
         "policy/staleness_steps": float((version - batch.weight_versions_A).mean()),
+    }
+
+
+def in_area(area: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a learner says of itself, under its area; a key that names an area keeps it (``memory/actor_gib``)."""
+    return {key if "/" in key else f"{area}/{key}": value for key, value in metrics.items()}
+
+
+def memory_metrics() -> dict[str, float]:
+    """Main memory in GiB: what is in use on the controller's host, and what the controller itself holds."""
+    return {
+        "memory/host_used_gib": psutil.virtual_memory().used / 1024**3,
+        "memory/controller_gib": psutil.Process().memory_info().rss / 1024**3,
     }
 
 

@@ -35,7 +35,7 @@ _QUESTION_KEYS = ("problem", "question", "description", "question_content")
 _KNOWN_KEYS = (
     frozenset(_QUESTION_KEYS)
     | frozenset(("schema_version", "id", "source", "reward", "tags", "responses"))
-    | frozenset(("problem", "conversation", "messages", "answer", "ground_truth"))
+    | frozenset(("problem", "conversation", "messages", "answer", "ground_truth", "pool", "solutions"))
 )
 _FORMATS = ".jsonl, .jsonl.gz, .json or .parquet"
 
@@ -297,7 +297,7 @@ def _tags(record: Record, where: str) -> dict[str, str | int | float]:
     tags = _as_record(given)
     if tags is None:
         raise ValueError(f"{where}: `tags` must be an object, found {_shown(given)}.")
-    extras = {key: value for key, value in record.items() if key not in _KNOWN_KEYS}
+    extras = {key: value for key, value in record.items() if key not in _KNOWN_KEYS and value != ""}
     merged = {**extras, **tags}
     return {str(key): value for key, value in merged.items() if isinstance(value, (str, int, float))}
 

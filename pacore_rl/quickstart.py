@@ -21,7 +21,6 @@ from pathlib import Path
 from data_curation.chain_sums import chain_problem, sample_chain
 from data_curation.stages import StageReport, select_stage1, select_stage2
 from pacore_rl.checkpoints.compatibility import data_fingerprints
-from pacore_rl.checkpoints.store import CheckpointStore
 from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
@@ -32,13 +31,15 @@ from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, save_report
 from pacore_rl.evaluation.table import markdown_table, rich_table
 from pacore_rl.inputs import fingerprint
-from pacore_rl.interfaces import ChatTokenizer, MetricSink, Scorer
+from pacore_rl.interfaces import ChatTokenizer, Scorer
 from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
-from pacore_rl.runs import open_sinks, prepare_run_dir
+from pacore_rl.resuming import open_store
+from pacore_rl.runs import Sinks, open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.termination import Terminated, TerminatedSaved
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
 from pacore_rl.types import Problem
@@ -77,7 +78,7 @@ class Quickstart:
     engine: RayEngine
     scorer: Scorer
     tokenizer: ChatTokenizer
-    sinks: Sequence[MetricSink]
+    sinks: Sinks
 
     @property
     def data(self) -> Path:
@@ -180,19 +181,25 @@ class Quickstart:
         first_step: int,
         steps: int,
     ) -> None:
-        config = with_steps(self.config, steps)
-        Trainer(
-            config=config,
-            engine=self.engine,
-            scorer=self.scorer,
-            tokenizer=self.tokenizer,
-            problems=problems,
-            pool=messages(problems, pool),
-            sinks=self.sinks,
-            evaluate_held_out=held_out.first(64).evaluation(config, self.engine.generator, self.scorer, self.tokenizer),
-            write_messages=online_writer(config, self.engine.generator, self.scorer, self.tokenizer),
-            checkpoints=CheckpointStore(config, data_fingerprints(problems, messages(problems, pool))),
-        ).train(first_step=first_step)
+        config, generator = with_steps(self.config, steps), self.engine.generator
+        with open_store(config, data_fingerprints(problems, messages(problems, pool))) as store:
+            trainer = Trainer(
+                config=config,
+                engine=self.engine,
+                scorer=self.scorer,
+                tokenizer=self.tokenizer,
+                problems=problems,
+                pool=messages(problems, pool),
+                sinks=self.sinks.metrics,
+                sample_sinks=self.sinks.samples,
+                evaluate_held_out=held_out.first(64).evaluation(config, generator, self.scorer, self.tokenizer),
+                write_messages=online_writer(config, generator, self.scorer, self.tokenizer),
+                checkpoints=store,
+            )
+            try:
+                trainer.train(first_step=first_step)
+            except TerminatedSaved as saved:
+                raise Terminated from saved  # the phases before this one are not taken up again
 
     def evaluate(self, sets: dict[str, HeldOut], when: str) -> dict[str, EvaluationReport]:
         """Reports by set name, stored as ``<when>_<set>.json``."""
@@ -235,7 +242,7 @@ def run(
         console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
         return config.run_dir
     plan = PLANS[preset]
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     prepare_run_dir(config)
     console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")
@@ -300,7 +307,8 @@ def report(
     write(folder / "table.md", "\n\n".join(tables) + "\n")
     console.print(
         f"Wrote {folder}/summary.json, table.md, scaling.png, scaling_long.png, controls.png, curves.png and the "
-        f"checkpoints.\nNext, ten more steps from where this ended: [cyan]pacore-rl train {folder}/recipe.yaml "
+        f"checkpoints.\nLook into it: [cyan]pacore-rl report {folder}[/]\n"
+        f"Next, ten more steps from where this ended: [cyan]pacore-rl train {folder}/recipe.yaml "
         f"run.name={config.run.name}_more trainer.steps=10 "
         f"model.path={sorted((folder / 'checkpoints').iterdir())[-1]}/actor[/]",
         soft_wrap=True,

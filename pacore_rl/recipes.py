@@ -13,6 +13,7 @@ Whatever is wrong with a recipe is raised as one ``RecipeError`` whose message i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 
 from pacore_rl import __version__
 from pacore_rl.config import Config
+from pacore_rl.config_secrets import check_no_secrets
 from pacore_rl.recipe_errors import RecipeError, describe_unknown, describe_validation
 from pacore_rl.settings import is_section, settings
 
@@ -50,10 +52,14 @@ class _Source:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the recipe at ``path``, what it extends, and ``KEY=VALUE`` overrides, into a checked configuration.
 
-    Raises ``RecipeError`` for a missing or unparsable file, a circle of ``extends:``, an unknown key, a bad value.
+    Raises ``RecipeError`` for a missing or unparsable file, a circle of ``extends:``, an unknown key, a bad value, and
+    ``ValueError`` for a secret among the settings (``config_secrets``).
     """
+    # Before anything quotes an override in a message.
+    check_no_secrets({f"The override {text.partition('=')[0]}": text for text in overrides}, os.environ)
     sources = _sources(path, overrides)
     merged = _merge(sources, path)
+    check_no_secrets(merged, os.environ)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:

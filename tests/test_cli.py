@@ -18,7 +18,7 @@ from pacore_rl.problems import load_problems
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
 COMMANDS = ["", "train", "pool", "curate", "curate arithmetic", "curate stage1", "curate stage2", "evaluate", "doctor"]
-COMMANDS += ["plan", "quickstart"]
+COMMANDS += ["plan", "quickstart", "report", "watch", "export", "infer", "serve"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 
 
@@ -154,6 +154,30 @@ class TestFiles:
         assert refused.returncode == 2 and "data.held_out_problems" in refused.stderr
 
 
+class TestBenchmarks:
+    @pytest.mark.parametrize(
+        ("arguments", "shown"),
+        [
+            (["--benchmark", "aime2025"], "did you mean 'aime_2025'"),
+            (["--benchmark", "aime_2025=nowhere.jsonl"], "no problem file at nowhere.jsonl"),
+            (["--endpoint", "http://127.0.0.1:9/v1"], "Add --benchmark NAME"),
+            (["--benchmark", "aime_2025", "--endpoint", "localhost"], "is no address of a server"),
+            (["evaluation.benchmarks.pool_size=8", "--benchmark", "aime_2025"], "first round of 32 samples"),
+            (["evaluation.benchmarks.configurations=[[8,10000]]", "--benchmark", "aime_2025"], "a round of 10,000"),
+        ],
+    )
+    def test_a_mistake_costs_one_screen_and_exit_2(self, recipe: Path, arguments: list[str], shown: str) -> None:
+        refused = cli("evaluate", str(recipe), *arguments, cwd=recipe.parent)
+        assert refused.returncode == 2, refused.stderr
+        assert shown in " ".join(refused.stderr.replace("│", " ").split())
+        assert not list(recipe.parent.glob("runs/*"))
+
+    def test_a_folder_without_an_evaluation_is_told(self, tmp_path: Path) -> None:
+        refused = cli("report", str(tmp_path))
+        assert refused.returncode == 2
+        assert "pacore-rl evaluate RECIPE" in " ".join(refused.stderr.replace("│", " ").split())
+
+
 class TestArithmetic:
     def test_makes_problems_and_keeps_a_tenth_apart(self, tmp_path: Path) -> None:
         made = cli("curate", "arithmetic", "--num", "60", "--out", "a.jsonl", "--held-out", "h.jsonl", cwd=tmp_path)
@@ -224,6 +248,11 @@ class TestGuard:
         ]
         ended = run_script(lines, cwd=tmp_path)
         assert ended.returncode == 1 and "written.txt" in ended.stderr and "broken" in ended.stderr
+
+    def test_a_run_that_was_saved_on_sigterm_ends_with_75(self, tmp_path: Path) -> None:
+        lines = ["from pacore_rl.termination import TerminatedSaved", "raise TerminatedSaved"]
+        ended = run_script(lines, cwd=tmp_path)
+        assert ended.returncode == 75 and "--resume auto goes on" in ended.stderr and "Traceback" not in ended.stderr
 
     @pytest.mark.parametrize(
         ("sent", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]

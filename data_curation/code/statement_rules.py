@@ -11,6 +11,8 @@ MIN_CHARACTERS = 40
 MAX_CHARACTERS = 20_000
 
 _IMAGE = re.compile(r"<image>|!\[[^\]]*\]\(|\\includegraphics|<img\b", re.IGNORECASE)
+_EXAMPLES = re.compile(r"^\W{0,4}(?:sample|example|note)s?\b", re.IGNORECASE | re.MULTILINE)
+"""Where a statement has said all, and only shows."""
 _INTERACTIVE = re.compile(
     r"\binteractive (?:problem|task)\b|\bflush(?:ing)? (?:the )?(?:standard )?output", re.IGNORECASE
 )
@@ -36,8 +38,8 @@ def length(statement: str, suite: TestSuite) -> str | None:
 
 
 def image(statement: str, suite: TestSuite) -> str | None:
-    """An image that is not there."""
-    found = _IMAGE.search(statement)
+    """An image that is not there, in what defines the task: pictures of the examples may be missing."""
+    found = _IMAGE.search(_EXAMPLES.split(statement, maxsplit=1)[0])
     return f"the statement shows an image ({found[0]})" if found else None
 
 

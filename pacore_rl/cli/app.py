@@ -11,11 +11,13 @@ from rich.console import Console
 from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
 from pacore_rl.cli.evaluate import evaluate
+from pacore_rl.cli.export import export
 from pacore_rl.cli.guard import guard
 from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
 from pacore_rl.cli.report import report
 from pacore_rl.cli.serve import serve
+from pacore_rl.cli.watch import watch
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
 
@@ -25,12 +27,13 @@ A model answers a problem many times in parallel, and learns to write one better
 
   1. [cyan]doctor[/]         is this machine able to run?
   2. [cyan]quickstart[/]     everything below in miniature, without a GPU
-  3. [cyan]pool[/]           cache round-1 messages of every problem
-  4. [cyan]curate stage1[/]  keep problems whose messages are sometimes right
-  5. [cyan]train[/]          PPO on synthesis
-  6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
-  7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines; held-out problems or benchmarks
-  8. [cyan]report[/]         the paper's tables and figures, from what was recorded
+  3. [cyan]curate[/]         raw problems to curated ones, their round-1 messages, and the set of stage 1
+                    ([cyan]pool[/] and [cyan]curate stage1 --out[/] do it for a file of problems)
+  4. [cyan]train[/]          PPO on synthesis; [cyan]watch[/] serves its page while it goes on
+  5. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
+  6. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines; held-out problems or benchmarks
+  7. [cyan]report[/]         a run as a page of charts and samples; an evaluation as the paper's tables and figures
+  8. [cyan]export[/]         a Hugging Face folder that vllm serve loads, with a model card
   9. [cyan]infer[/]          answer questions through a served model, in rounds; [cyan]serve[/] offers that as an API
 """
 app = typer.Typer(
@@ -39,6 +42,8 @@ app = typer.Typer(
 app.add_typer(curate, name="curate")
 app.command()(evaluate)
 app.command()(report)
+app.command()(watch)
+app.command()(export)
 app.command()(infer)
 app.command()(serve)
 
@@ -139,7 +144,7 @@ def pool(
 
         config = load_config(recipe, overrides or [])
         out = given(out, config.data.pool, "--out", "data.pool")
-        source = existing(problems or config.data.problems, "--problems")
+        source = existing(given(problems, config.data.problems, "--problems", "data.problems"), "--problems")
         outputs.add(out)
         from pacore_rl import curation_runs
 

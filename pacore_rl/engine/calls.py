@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from pacore_rl.engine.generation import Response
 from pacore_rl.engine.rollout_worker import News
@@ -107,12 +108,14 @@ class Calls:
         worker = self.streams[stream]
         try:
             reference = next(stream)
+            responses: list[Response] = self._group.result(reference, self._group.name_of(worker), "generating")
         except StopIteration:
             del self.streams[stream]
             assert not self._held.get(worker), f"rollout worker {worker} ended with {self._held[worker]} to do"
             return worker, []
-        try:
-            responses: list[Response] = self._group.result(reference, self._group.name_of(worker), "generating")
+        except RayActorError as error:
+            del self.streams[stream]
+            raise EngineLost(worker, f"is lost ({error})") from error
         except (WorkerDied, RuntimeError) as error:
             del self.streams[stream]
             raise EngineLost(worker, f"is lost ({error})") from error

@@ -25,7 +25,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
-from pacore_rl.engine.address import resolve_address
+from pacore_rl.engine.address import check_authentication, resolve_address
 from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
@@ -58,6 +58,7 @@ def ray_cluster(config: Config, *, learners: bool, wait_seconds: float = 0.0) ->
     Raises:
         ValueError: there is no cluster at the address, or too little hardware for the run.
     """
+    check_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A thread that still waits for a worker when the cluster is gone must not start another one.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -193,6 +194,7 @@ class RayEngine:
         if self.turns is not None:
             self.turns.sync(version)
         else:
+            self.rollout.replace_silent()  # one that was lost while the learners worked costs no step
             weight_sync.sync(self.rollout, self.actor.handles, version)
 
     def snapshot(self) -> None:

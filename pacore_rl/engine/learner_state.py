@@ -8,7 +8,8 @@ Either way the fp32 weights and Adam's moments of a rank are flat buffers, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from pacore_rl.checkpoints.learner_files import KINDS, LearnerFiles, Piece, host_copy
+from pacore_rl.checkpoints.random_states import random_states, restore_random_states
+from pacore_rl.config import LearnerConfig
 
 MOMENTS = KINDS[1:]
 
@@ -36,6 +39,34 @@ class Window:
     def of(self, buffer: Tensor) -> Tensor:
         """The part [num_elements] of the weights or of a moment."""
         return buffer.narrow(0, self.offset, self.num_elements)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LearnerSnapshot:
+    """What one rank puts into a checkpoint, on the host."""
+
+    pieces: tuple[Piece, ...]
+    notes: Mapping[str, str]
+    weights: Mapping[str, Tensor]
+    """Whole parameters for a Hugging Face folder; rank 0 only."""
+
+
+def take_snapshot(engine: Any, settings: LearnerConfig, weights: Mapping[str, Tensor]) -> LearnerSnapshot:
+    """Copies of this rank's state, beside the whole ``weights``; later updates leave them alone."""
+    pieces, num_steps = copy_pieces(engine, settings.zero_stage)
+    notes = {"num_steps": str(num_steps), "num_ranks": str(settings.num_ranks), "random": json.dumps(random_states())}
+    return LearnerSnapshot(pieces=tuple(pieces), notes=notes, weights=weights)
+
+
+def restore_snapshot(engine: Any, settings: LearnerConfig, files: LearnerFiles, *, rank: int) -> None:
+    """Set this rank to what a snapshot held, whatever layout wrote it.
+
+    Random states go back where the number of ranks is the same; else each rank keeps its seeded one.
+    """
+    notes = files.notes[0]
+    restore_pieces(engine, settings.zero_stage, files, num_steps=int(notes["num_steps"]))
+    if int(notes["num_ranks"]) == settings.num_ranks:
+        restore_random_states(json.loads(files.notes[rank]["random"]))
 
 
 def windows(engine: Any, zero_stage: int) -> Iterator[Window]:

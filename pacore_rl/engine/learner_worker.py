@@ -6,9 +6,9 @@ ZeRO-3 each forward and backward pass gathers weights from all of them.
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,12 @@ from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pacore_rl.checkpoints.files import WrittenFile, disk_errors, sync_and_hash
-from pacore_rl.checkpoints.learner_files import Piece, open_learner_files, state_file, write_pieces
-from pacore_rl.checkpoints.random_states import random_states, restore_random_states
+from pacore_rl.checkpoints.learner_files import open_learner_files, state_file, write_pieces
 from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
-from pacore_rl.engine.learner_state import copy_pieces, restore_pieces
+from pacore_rl.engine.learner_state import LearnerSnapshot, restore_snapshot, take_snapshot
 from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device
@@ -66,18 +65,10 @@ class StepResult:
     """Largest probability ratio (actor); 0 for the critic."""
     grad_norm: float
     """Global gradient norm before clipping; the same on every rank."""
+    memory_gib: float
+    """Largest that this rank's process has held: of its GPU's memory, or of main memory where it has none."""
     skipped: bool = False
     """Whether the gradient was no number, and the step left out: then everything above is 0."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LearnerSnapshot:
-    """What one rank puts into a checkpoint, on the host."""
-
-    pieces: tuple[Piece, ...]
-    notes: Mapping[str, str]
-    weights: Mapping[str, Tensor]
-    """Whole parameters for a Hugging Face folder; rank 0 only."""
 
 
 class LearnerWorker:
@@ -167,7 +158,7 @@ class LearnerWorker:
         """Write the weights as a Hugging Face folder, from rank 0; the other ranks supply their shards."""
         weights = self.full_weights()
         if self.rank == 0:
-            save_model(self.model, weights, self.config.model.path, folder)
+            save_model(self.model, weights, self.config.model, folder)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter of the model, whole and merged with its adapter, on the CPU of rank 0 (empty elsewhere)."""
@@ -180,13 +171,7 @@ class LearnerWorker:
 
     def snapshot(self) -> None:
         """Copy weights, Adam's state and random states to the host, for ``write_snapshot``."""
-        pieces, num_steps = copy_pieces(self.engine, self.settings.zero_stage)
-        notes = {"num_steps": str(num_steps), "num_ranks": str(self.settings.num_ranks)}
-        self._snapshot = LearnerSnapshot(
-            pieces=tuple(pieces),
-            notes=notes | {"random": json.dumps(random_states())},
-            weights=self.full_weights(),
-        )
+        self._snapshot = take_snapshot(self.engine, self.settings, self.full_weights())
 
     def write_snapshot(self, folder: Path) -> list[WrittenFile]:
         """Write what the latest ``snapshot`` copied into ``folder``, and forget it. Runs beside the other commands.
@@ -202,23 +187,18 @@ class LearnerWorker:
         with disk_errors():
             write_pieces(path, snapshot.pieces, snapshot.notes)
             if self.rank == 0:
-                save_model(self.model, snapshot.weights, self.config.model.path, folder / self.role)
+                save_model(self.model, snapshot.weights, self.config.model, folder / self.role)
                 written += sorted(file for file in (folder / self.role).rglob("*") if file.is_file())
         return [sync_and_hash(file, folder) for file in written]
 
     def load_state(self, folder: Path) -> None:
         """Go on from what ``write_snapshot`` wrote, with however many ranks and under whichever ZeRO stage.
 
-        Random states go back where the number of ranks is the same; else each rank keeps its seeded one.
-
         Raises:
             ValueError: nothing of this learner is there, or another model's.
         """
         with open_learner_files(folder, self.role) as files:
-            notes = files.notes[0]
-            restore_pieces(self.engine, self.settings.zero_stage, files, num_steps=int(notes["num_steps"]))
-            if int(notes["num_ranks"]) == self.settings.num_ranks:
-                restore_random_states(json.loads(files.notes[self.rank]["random"]))
+            restore_snapshot(self.engine, self.settings, files, rank=self.rank)
 
     def whereabouts(self) -> Whereabouts:
         """Where this process runs; answered at once, whatever else the rank is doing."""
@@ -328,15 +308,21 @@ class LearnerWorker:
             ratio_max = max(ratio_max, float(result.ratio_max))
         self.engine.step()
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
-        if not math.isfinite(grad_norm):
+        if self.engine.optimizer.overflow or not math.isfinite(grad_norm):
             # DeepSpeed has dropped the gradient, on all ranks alike: the norm is of the whole model.
             if not skips:
                 raise FloatingPointError(
-                    f"{self.role} rank {self.rank}: the gradient norm of step {step} is {grad_norm}. Lower the "
+                    f"{self.role} rank {self.rank}: the gradient of step {step} is no number. Lower the "
                     "learning rate and go on with --resume auto; surviving.on_nonfinite=skip leaves such steps out."
                 )
-            return StepResult(sums=dict.fromkeys(totals, 0.0), ratio_max=0.0, grad_norm=0.0, skipped=True)
-        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm)
+            nothing = dict.fromkeys(totals, 0.0)
+            return StepResult(sums=nothing, ratio_max=0.0, grad_norm=0.0, memory_gib=self._memory_gib(), skipped=True)
+        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, memory_gib=self._memory_gib())
+
+    def _memory_gib(self) -> float:
+        if self.device.kind == "cuda":
+            return torch.cuda.max_memory_allocated(self.torch_device) / 1024**3
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux counts it in KiB
 
     def _policy_losses(self, minibatch: Minibatch, i: int) -> _Losses:
         log_probs, entropies = self.engine(**self._inputs(minibatch.micro_batches[i]))

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayActorError
 
-from pacore_rl.engine.whereabouts import silent
+from pacore_rl.engine.whereabouts import require_answers
 from pacore_rl.failures import WorkerDied
 
 T = TypeVar("T")
@@ -78,8 +78,4 @@ class RayPending(Generic[T]):
         return self.combine(ray.get(list(self.refs)))
 
     def _require_answers(self, cause: Exception | None = None) -> None:
-        """Raise ``WorkerDied`` where one of the workers is dead or hung."""
-        wrong = silent(self.handles, self.health_timeout_seconds)
-        if wrong:
-            lost = "; ".join(f"{self.workers[number]} {what}" for number, what in wrong.items())
-            raise WorkerDied(f"{lost}, during {self.what}. See Ray's logs of that worker.") from cause
+        require_answers(self.handles, self.workers, self.what, self.health_timeout_seconds, cause)

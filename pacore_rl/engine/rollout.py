@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from pacore_rl.config import Config
 from pacore_rl.engine.calls import Calls, EngineLost
@@ -19,7 +19,7 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout_worker import ENVIRONMENT, News, RolloutWorker
 from pacore_rl.engine.routing import DynamicRoute, Job, Route, Routing, StaticRoute
 from pacore_rl.engine.weight_sync import WeightLink
-from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, is_alive, locate, silent
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, is_alive, locate, require_answers, silent
 from pacore_rl.events import record_event
 from pacore_rl.failures import WorkerDied
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
@@ -172,7 +172,15 @@ class RolloutGroup:
         capacity = engine_capacity(self.config.rollout.max_concurrent_sequences)
         return DynamicRoute(requests, sampling, self.num_workers, capacity=capacity)
 
-    def replace(self, worker: int, why: str) -> None:
+    def replace_silent(self) -> None:
+        """Replace engines that are dead or hung while none of them has work; they get no weights: a sync follows.
+
+        Raises: see ``replace``.
+        """
+        for worker, why in silent(self.handles, self.config.surviving.health_timeout_seconds).items():
+            self.replace(worker, why, send=False)
+
+    def replace(self, worker: int, why: str, *, send: bool = True) -> None:
         """Kill an engine, start another in its place and give it the weights of now; the others go on meanwhile.
 
         Raises:
@@ -194,7 +202,9 @@ class RolloutGroup:
             [handle.start.remote()], "starting again", timeout_seconds=limit_seconds, workers=[worker], starting=True
         )
         (self.places[worker],) = self.wait([locate(handle)], "saying where it runs", workers=[worker])
-        if self.send_to is not None:
+        if self.weight_link is not None:
+            self.weight_link.members = ()  # the successor is not in the group
+        if send and self.send_to is not None:
             self.send_to(worker)
         seconds = round(time.monotonic() - started, 3)
         record_event(self.config.run_dir, "engine_replaced", worker=worker, cause=why, seconds=seconds)
@@ -238,7 +248,6 @@ class RolloutGroup:
         names = [self.name_of(worker) for worker in asked] + [f"learner rank {rank}" for rank in range(len(learners))]
         by_reference = dict(zip(references, names, strict=True))
         handles = [*(self.handles[worker] for worker in asked), *learners]
-        handle_of = dict(zip(references, handles, strict=True))
         pending = list(references)
         deadline = time.monotonic() + limit
         patience = self.config.surviving.health_timeout_seconds
@@ -248,11 +257,15 @@ class RolloutGroup:
             if not done and time.monotonic() >= deadline:
                 raise TimeoutError(late([by_reference[reference] for reference in pending], doing, limit))
             if not done and not starting:
-                wrong = silent([handle_of[reference] for reference in pending], patience)
-                for number, what in wrong.items():
-                    raise WorkerDied(f"{by_reference[pending[number]]} {what}, while {doing}.")
+                require_answers(handles, names, doing, patience)
             for reference in done:
-                self.result(reference, by_reference[reference], doing)
+                try:
+                    self.result(reference, by_reference[reference], doing)
+                except WorkerDied:
+                    raise
+                except RuntimeError as error:  # one whose peer died says only that a connection broke
+                    require_answers(handles, names, doing, patience, error)
+                    raise
         return ray.get(list(references))
 
     def close(self) -> None:
@@ -272,7 +285,7 @@ class RolloutGroup:
             if isinstance(error.cause, ValueError):
                 raise ValueError(f"{name}: {error.cause}") from error
             raise RuntimeError(f"{name} failed while {doing}: {error.cause!r}") from error
-        except RayActorError as error:
+        except RayError as error:  # the process, or with its node what it had said
             remedy = (
                 "micro_batch_tokens of the learner, or shard and offload more of it"
                 if name.startswith("learner")

@@ -33,6 +33,7 @@ from pacore_rl.config import RolloutConfig
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.vllm_plugin import GLOO_BACKEND, register
+from pacore_rl.engine.whereabouts import require_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,7 +199,7 @@ def connect(
     if backend == "ipc":
         infos: list[dict[str, Any]] = [{"packed": True}] * len(members)
     else:
-        init_info = json.loads(_note(rollout, store, "init", joined))
+        init_info = json.loads(_note(rollout, store, "init", joined, learner_handles))
         # Each process of an engine adds its rank inside the engine to the offset.
         infos = [init_info | {"rank_offset": 1 + position * processes} for position in range(len(members))]
     joining = [
@@ -251,7 +252,7 @@ def _broadcast(rollout: RolloutGroup, link: WeightLink, learner_handles: Sequenc
     """All weights from learner rank 0 to every engine process at once."""
     sends = [handle.send_weights.remote() for handle in learner_handles]
     link.num_syncs += 1
-    update_info = json.loads(_note(rollout, link.store, f"update/{link.num_syncs}", sends))
+    update_info = json.loads(_note(rollout, link.store, f"update/{link.num_syncs}", sends, learner_handles))
     received = rollout.call_all("update_weights", update_info, workers=link.members)
     rollout.wait([*received, *sends], "sending and receiving weights", workers=link.members, learners=learner_handles)
 
@@ -308,10 +309,22 @@ def vllm_backend(backend: Backend) -> str:
     return GLOO_BACKEND if backend == "gloo" else backend
 
 
-def _note(rollout: RolloutGroup, store: TCPStore, key: str, senders: Sequence[ray.ObjectRef[None]]) -> str:
+def _note(
+    rollout: RolloutGroup,
+    store: TCPStore,
+    key: str,
+    senders: Sequence[ray.ObjectRef[None]],
+    handles: Sequence[ActorHandle[Any]],
+) -> str:
     """Wait for a note of the sender; a sender that fails first raises here instead of letting the wait run out."""
     deadline = time.monotonic() + rollout.timeout_seconds
+    patience = rollout.config.surviving.health_timeout_seconds
+    names = [f"learner rank {rank}" for rank in range(len(handles))]
+    next_check = time.monotonic() + patience
     while not store.check([key]):
+        if time.monotonic() > next_check:
+            require_answers(handles, names, "announcing its weights", patience)
+            next_check = time.monotonic() + patience
         done, _ = ray.wait(list(senders), num_returns=len(senders), timeout=POLL_SECONDS)
         for reference in done:  # raises what a failed learner raised
             rollout.result(reference, f"learner rank {senders.index(reference)}", "announcing its weights")

@@ -17,6 +17,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pacore_rl.failures import WorkerDied
+
 CONTROL = "control"
 """Ray's concurrency group of what must be answered at once: a thread beside the one that runs the other commands."""
 
@@ -66,6 +68,16 @@ def silent(handles: Sequence[Any], timeout_seconds: float) -> dict[int, str]:
         except GetTimeoutError:
             wrong[number] = "answered, but its answer is lost"
     return wrong
+
+
+def require_answers(
+    handles: Sequence[Any], names: Sequence[str], doing: str, timeout_seconds: float, cause: Exception | None = None
+) -> None:
+    """Raise ``WorkerDied`` where one of the workers is dead or hung; names, whereabouts and work are in its message."""
+    wrong = silent(handles, timeout_seconds)
+    if wrong:
+        lost = "; ".join(f"{names[number]} {what}" for number, what in wrong.items())
+        raise WorkerDied(f"{lost}, during {doing}. See Ray's logs of that worker.") from cause
 
 
 def is_alive(node_id: str) -> bool:

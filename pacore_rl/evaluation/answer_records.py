@@ -111,7 +111,7 @@ def read_answers(path: Path) -> tuple[AnswerRecord, ...]:
                 raise ValueError(f"schema version {version!r}, this program reads {SCHEMA_VERSION}")
             record = _ADAPTER.validate_python(fields)
         except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{path}, line {number} is not a record of an answer ({reason}). Delete that line; `pacore-rl "
                 "evaluate` makes it again."

@@ -93,7 +93,9 @@ class RoundsAttempt:
         self._seen: dict[str, Seen] = {}
         if pool is not None:
             drawn = self._rounds.receive_pool(pool)
-            self._seen = {message.text: (message.finish, message.verdict) for message in drawn}
+            # Of equal texts the finished one counts: a truncated one is scored wrong whatever it says.
+            finished_last = sorted(drawn, key=lambda message: message.finish == "stopped")
+            self._seen = {message.text: (message.finish, message.verdict) for message in finished_last}
 
     def next_asks(self, asker: Asker) -> tuple[Ask, ...]:
         steps = self._rounds.next_call(room_tokens=asker.room_tokens)
@@ -109,7 +111,7 @@ class RoundsAttempt:
         if not call.is_final:
             self._seen = {
                 compact(name, reply.text, reply.finish, plan.end_of_reasoning): (reply.finish, None)
-                for reply in sampled
+                for reply in sorted(sampled, key=lambda reply: reply.finish == "stopped")
             }
             return
         self.result = AttemptResult(

@@ -107,7 +107,7 @@ class BenchmarkFolder:
                 raise ValueError(f"schema version {version!r}, this program reads {SCHEMA_VERSION}")
             return _ADAPTER.validate_python(fields)
         except (OSError, AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"{self.path} holds no evaluation on benchmarks ({reason}); make one with `pacore-rl evaluate RECIPE "
                 f"--benchmark NAME --out {self.path}`."

@@ -13,8 +13,9 @@ import numpy as np
 
 from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.evaluation.answer_records import AnswerRecord, read_answers
-from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, Manifest
-from pacore_rl.evaluation.conditions import Condition, aggregation_of, rounds_of, sequential_of
+from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult, ConditionResult, EqualTTC, Values
+from pacore_rl.evaluation.conditions import Allowance, Condition, rounds_of, sequential_of
 from pacore_rl.evaluation.configurations import SelfConsistencyPoint
 from pacore_rl.evaluation.equivalence import merged
 from pacore_rl.evaluation.statistics import Estimate, mean_with_interval, paired_difference
@@ -27,71 +28,6 @@ NOT_VOTED_ON = ("code", "rubric")
 """Rewards whose verdicts carry no answer that votes could be counted on."""
 
 Pools = Mapping[str, Sequence[PoolMessage]]
-Values = tuple[float | None, ...]
-"""[P], one value for each problem in order; None where it is undefined."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConditionResult:
-    """One condition on one benchmark."""
-
-    condition: Condition
-    accuracy: Estimate
-    """pass@1."""
-    ttc_tokens: Estimate
-    """Generated tokens of all trajectories of an answer."""
-    pass_at: Mapping[int, Estimate]
-    """k: unbiased pass@k."""
-    emergent_correct: Estimate | None
-    """Share of right answers where every message shown was wrong; None where there is no such run."""
-    cross_check_words: Estimate
-    cross_check_words_any_case: Estimate
-    """Cross-checking words per closing trajectory, as spelled in the paper and in any case."""
-    truncated: Estimate
-    """Share of answers that ran into their budget."""
-    num_samples: int
-    """Runs of a problem that count, at least."""
-    num_failed: int
-    by_problem: Values
-    equal_ttc: EqualTTC | None = None
-    """The baselines of the same cost; None for the baselines themselves."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EqualTTC:
-    """What the test-time compute of a condition buys otherwise."""
-
-    num_trajectories: int
-    """k: solo answers of the same cost, to the nearest whole one."""
-    self_consistency: SelfConsistencyPoint | None
-    best_single: SelfConsistencyPoint | None
-    """The best of k solo answers, chosen by the ground truth: pass@k, which no way of choosing exceeds."""
-    others: tuple[ConditionResult, ...]
-    """Sequential and recursive aggregation."""
-    minus: Mapping[str, Estimate]
-    """The condition's accuracy minus that of each, paired by problem; by the baseline's name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkResult:
-    """One benchmark."""
-
-    name: str
-    title: str
-    problem_ids: tuple[str, ...]
-    solo: Estimate
-    """pass@1 of solo answers, over the whole pool."""
-    solo_tokens: Estimate
-    solo_pass_at: Mapping[int, Estimate]
-    majority_vote: Estimate | None
-    """Of the whole pool; None where answers can't be voted on."""
-    self_consistency: tuple[SelfConsistencyPoint, ...]
-    """At ``vote_sizes``, those above the pool left out; () where answers can't be voted on."""
-    conditions: tuple[ConditionResult, ...]
-    """K vectors, sequential and uncompacted runs; not the baselines, which are beside each."""
-    pool_size: int
-    """Solo answers of a problem that count, at least."""
-    num_failed_solo: int
 
 
 def main_conditions(settings: BenchmarksConfig) -> tuple[Condition, ...]:
@@ -111,10 +47,15 @@ def own_messages(folder: BenchmarkFolder, manifest: Manifest, name: str) -> dict
     }
 
 
-def equal_trajectories(records: Sequence[AnswerRecord], pools: Pools) -> int:
-    """Solo answers that cost as much as one of these runs: mean TTC over mean solo tokens, rounded, 1 at least."""
-    ttc = np.mean([value for value in _ttc(records, tuple(pools)) if value is not None])
-    return max(1, round(float(ttc / np.mean([_solo_tokens(messages) for messages in pools.values() if messages]))))
+def allowance(records: Sequence[AnswerRecord], pools: Pools) -> Allowance:
+    """What these runs of one condition used, each mean over samples, then problems."""
+    ids = tuple(pools)
+    closing = [[float(record.rounds[-1].generated_tokens) for record in own] for own in _by_problem(records, ids)]
+    return Allowance(
+        ttc_tokens=_over_problems(_ttc(records, ids)),
+        solo_tokens=_over_problems([_solo_tokens(messages) if messages else None for messages in pools.values()]),
+        synthesis_tokens=_over_problems([_mean(own) for own in closing]),
+    )
 
 
 def baseline_conditions(
@@ -124,7 +65,7 @@ def baseline_conditions(
     needed: list[Condition] = []
     for condition, own in _by_condition(records).items():
         if _is_compared(condition):
-            needed += _baselines_of(settings, equal_trajectories(own, pools))
+            needed += _baselines_of(settings, allowance(own, pools))
     return tuple(dict.fromkeys(needed))
 
 
@@ -155,10 +96,11 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
     right = [[float(verdict.correct) for verdict in verdicts] for verdicts in counted.values()]
     records = [record for record in _records(folder, name) if record.problem_id in pools]
     grouped = _by_condition(records)
-    results = {
-        condition: _condition_result(condition, own, one.problem_ids, settings) for condition, own in grouped.items()
-    }
-    main = [condition for condition in main_conditions(settings) if condition in results]
+    results = {condition: _condition_result(condition, own, one, settings) for condition, own in grouped.items()}
+    named = main_conditions(settings)
+    main = [condition for condition in named if condition in results]
+    # K vectors that an earlier call on this folder ran stay; sequential runs may be baselines, and stand beside theirs.
+    main += [c for c in results if c not in named and c.method == "rounds" and not c.is_sequential]
     smallest = min((len(verdicts) for verdicts in counted.values()), default=0)
     return BenchmarkResult(
         name=name,
@@ -222,12 +164,13 @@ def _with_baselines(
     own = results[condition]
     if not _is_compared(condition):
         return own
-    k, wanted = equal_trajectories(records, pools), tools.settings.baselines
+    allowed, wanted = allowance(records, pools), tools.settings.baselines
+    k = allowed.num_solo
     points = {
         "self_consistency": tools.vote(k) if tools.votable and "self_consistency" in wanted else None,
         "best_single": tools.best_single(k) if "best_single" in wanted else None,
     }
-    others = [results[one] for one in _baselines_of(tools.settings, k) if one in results]
+    others = [results[one] for one in _baselines_of(tools.settings, allowed) if one in results]
     values: dict[str, Values] = {name: point.by_problem for name, point in points.items() if point is not None}
     values |= {"sequential" if o.condition.is_sequential else "aggregation": o.by_problem for o in others}
     fields = {name: getattr(own, name) for name in ConditionResult.__slots__ if name != "equal_ttc"}
@@ -243,25 +186,23 @@ def _with_baselines(
 
 
 def _is_compared(condition: Condition) -> bool:
-    return condition.method == "rounds" and condition.compacted and not condition.is_sequential
+    is_rounds = condition.method == "rounds" and bool(condition.configuration)
+    return is_rounds and condition.compacted and not condition.is_sequential
 
 
-def _baselines_of(settings: BenchmarksConfig, num_trajectories: int) -> list[Condition]:
+def _baselines_of(settings: BenchmarksConfig, allowed: Allowance) -> list[Condition]:
     needed: list[Condition] = []
-    if num_trajectories < 2:
-        return needed
     if "sequential" in settings.baselines:
-        needed.append(sequential_of(num_trajectories))
+        needed.append(allowed.sequential())
     if "aggregation" in settings.baselines:
-        population, group = settings.aggregation_population, settings.aggregation_group
-        needed.append(aggregation_of(num_trajectories, population=population, group=group))
+        needed.append(allowed.aggregation(population=settings.aggregation_population, group=settings.aggregation_group))
     return needed
 
 
 def _condition_result(
-    condition: Condition, records: Sequence[AnswerRecord], problem_ids: Sequence[str], settings: BenchmarksConfig
+    condition: Condition, records: Sequence[AnswerRecord], benchmark: BenchmarkSet, settings: BenchmarksConfig
 ) -> ConditionResult:
-    by_problem = _by_problem(records, problem_ids)
+    by_problem = _by_problem(records, benchmark.problem_ids)
     counted = [[record for record in own if record.credit is not None] for own in by_problem]
     if not any(counted):
         raise ValueError(
@@ -278,7 +219,7 @@ def _condition_result(
     return ConditionResult(
         condition=condition,
         accuracy=_estimate(accuracy),
-        ttc_tokens=_estimate(_ttc(records, problem_ids)),
+        ttc_tokens=_estimate(_ttc(records, benchmark.problem_ids)),
         pass_at=_pass_at(credits, settings.pass_at) if condition.method == "rounds" else {},
         emergent_correct=_estimate(emergent) if any(value is not None for value in emergent) else None,
         cross_check_words=_estimate([_mean([float(a.cross_checks) for a in own]) for own in answers]),
@@ -286,6 +227,7 @@ def _condition_result(
         truncated=_estimate([_mean([float(a.finish == "truncated") for a in own]) for own in answers]),
         num_samples=min(len(own) for own in counted),
         num_failed=len(records) - sum(map(len, counted)),
+        num_missing=max(0, benchmark.samples_per_problem * len(benchmark.problem_ids) - len(records)),
         by_problem=accuracy,
     )
 
@@ -327,6 +269,10 @@ def _pass_at(credits: Sequence[Sequence[float]], sizes: Sequence[int]) -> dict[i
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def _over_problems(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
 
 
 def _estimate(values: Sequence[float | None]) -> Estimate:

@@ -3,16 +3,17 @@
 To add one: a line in :data:`BENCHMARKS`, and a reader in ``benchmark_records`` where its records have a form of their
 own. A file of your own needs neither: ``evaluation.benchmarks.sets: {mine: data/mine.jsonl}`` reads any problem file.
 
-A source is a path (JSON Lines, JSON or Parquet) or the hub id of a data set, ``owner/name``, with ``owner/name:split``
-where the split is another than the registered one.
+A source is a path (JSON Lines, JSON, Parquet or CSV) or the hub id of a data set, ``owner/name``, with
+``owner/name:split`` where the split is another than the registered one.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -150,8 +151,7 @@ def load_benchmark(
     source = source or benchmark.hub_id
     if source is None:
         raise ValueError(
-            f"benchmark {name!r} has no data set on the hub; give the path of its file, such as {name}=data/{name}.csv "
-            "converted to JSON Lines."
+            f"benchmark {name!r} has no data set on the hub; give the path of its file, such as {name}=data/{name}.csv."
         )
     problems: list[Problem] = []
     for where, record in _records(source, benchmark):
@@ -184,7 +184,7 @@ def _records(source: str, benchmark: Benchmark) -> Iterable[tuple[str, Record]]:
     """Each record with where it stands."""
     path = Path(source)
     if path.exists() or path.suffix or source.startswith((".", "/", "~")):
-        yield from read_records(path)
+        yield from _csv_rows(path) if path.suffix == ".csv" and path.is_file() else read_records(path)
         return
     found = _HUB_ID.fullmatch(source)
     if found is None:
@@ -195,6 +195,13 @@ def _records(source: str, benchmark: Benchmark) -> Iterable[tuple[str, Record]]:
     rows = _hub_rows(found[1], found[2] or benchmark.split, benchmark)
     for number, row in enumerate(rows, start=1):
         yield f"{source}, row {number}", row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Record]]:
+    """The rows of a table with a header line, as IMO-AnswerBench is published."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=1):
+            yield f"{path}, row {number}", row
 
 
 def _hub_rows(hub_id: str, split: str, benchmark: Benchmark) -> Iterable[Record]:

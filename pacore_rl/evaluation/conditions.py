@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pacore_rl.synthesis.levels import LEVELS, check_configuration, sequential
+from pacore_rl.synthesis.levels import LEVELS, MAX_ROUNDS, check_configuration, sequential
 
 Method = Literal["rounds", "aggregation"]
 
@@ -70,16 +70,39 @@ def rounds_of(configuration: Sequence[int], *, compacted: bool = True) -> Condit
 
 
 def sequential_of(num_trajectories: int) -> Condition:
-    """[1, ..., 1] of that many trajectories, the closing one included."""
-    return rounds_of(sequential(max(2, num_trajectories)))
+    """[1, ..., 1] of that many trajectories, the closing one included; at least two."""
+    return rounds_of(sequential(min(max(2, num_trajectories), MAX_ROUNDS + 1)))
 
 
-def aggregation_of(num_trajectories: int, *, population: int, group: int) -> Condition:
-    """Recursive aggregation that costs about ``num_trajectories`` trajectories, and has at least two waves."""
-    population = max(1, min(population, num_trajectories // 2))
-    return Condition(
-        method="aggregation",
-        population=population,
-        group=min(group, population),
-        num_waves=max(2, round(num_trajectories / population)),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """The test-time compute that a K vector used, for baselines to use as much."""
+
+    ttc_tokens: float
+    """T, of the K vector."""
+    solo_tokens: float
+    """a, of a trajectory from the plain problem."""
+    synthesis_tokens: float
+    """f, of a trajectory that reads messages: the K vector's closing ones."""
+
+    @property
+    def num_solo(self) -> int:
+        """T / a, rounded; 1 at least: solo answers of the same cost."""
+        return max(1, round(self.ttc_tokens / self.solo_tokens))
+
+    def sequential(self) -> Condition:
+        """[1, ..., 1] with n trajectories: a + (n - 1) f = T, rounded."""
+        return sequential_of(1 + round((self.ttc_tokens - self.solo_tokens) / self._later_tokens))
+
+    def aggregation(self, *, population: int, group: int) -> Condition:
+        """N candidates in w waves: N a + (w - 1) N f = T, rounded; a smaller population where two waves cost more."""
+        two_waves = self.solo_tokens + self._later_tokens
+        population = max(1, min(population, int(self.ttc_tokens / two_waves)))
+        waves = 1 + round((self.ttc_tokens - population * self.solo_tokens) / (population * self._later_tokens))
+        return Condition(
+            method="aggregation", population=population, group=min(group, population), num_waves=max(2, waves)
+        )
+
+    @property
+    def _later_tokens(self) -> float:
+        return self.synthesis_tokens or self.solo_tokens

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, ConditionResult
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult, ConditionResult
 from pacore_rl.evaluation.figures import (
     BLUE,
     DOTS_PER_INCH,
@@ -70,11 +72,10 @@ def scaling_figure(results: Sequence[BenchmarkResult], model: str) -> Figure | N
         deeper = [_point(run) for run in runs if len(run.condition.configuration) > 1]
         if deeper:
             _scatter(axis, deeper, BLUE, "D", "PaCoRe, more rounds")
-        for run in runs:
-            _name_point(axis, run)
+        _name_points(axis, runs)
         _token_axis(axis)
         axis.set_title(result.title, loc="left", fontsize=10.5, color=INK)
-    axes[0].legend(frameon=False, fontsize=8.5, loc="lower right", labelcolor=INK)
+    _legend(figure, axes)
     _label_grid(figure, "accuracy", "test-time compute: generated tokens per answer (log scale)")
     return figure
 
@@ -91,7 +92,7 @@ def ablation_figure(results: Sequence[BenchmarkResult], model: str) -> Figure | 
     panels = [panel for panel in panels if _single_round(panel[0])]
     if not panels:
         return None
-    figure, axes = _grid(len(panels), f"Parallel or sequential, with or without compaction: {model}")
+    figure, axes = _grid(len(panels), f"Parallel or sequential, with or without compaction: {model}", columns=2)
     for axis, (result, ours, theirs, runs) in zip(axes, panels, strict=True):
         solo = (result.solo_tokens.mean, result.solo)
         _curve(axis, [solo, *map(_point, _single_round(result))], BLUE, "o", ours)
@@ -129,6 +130,7 @@ def training_figure(runs: Sequence[TrainingRun]) -> Figure | None:
             _checkpoints(axis, run, title, colour)
         _step_axis(axis, f"{title}, K=[16]", share=True)
         axis.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    _legend(figure, axes[:3])
     figure.supxlabel("step", fontsize=9.5, color=INK)
     return figure
 
@@ -145,6 +147,7 @@ def emergence_figure(runs: Sequence[TrainingRun]) -> Figure | None:
     figure, axes = _grid(len(panels), "Emergent correctness and cross-checking in training")
     for axis, (title, key, share) in zip(axes, panels, strict=True):
         _series(axis, known, key, title, share=share)
+    _legend(figure, axes)
     figure.supxlabel("step", fontsize=9.5, color=INK)
     return figure
 
@@ -166,10 +169,14 @@ def _point(run: ConditionResult) -> tuple[float, Estimate]:
     return run.ttc_tokens.mean, run.accuracy
 
 
-def _grid(num: int, title: str) -> tuple[Figure, list[Axes]]:
-    columns = min(num, _COLUMNS)
+def _grid(num: int, title: str, *, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
+    columns = min(num, columns)
     num_rows = -(-num // columns)
-    figure = Figure(figsize=(4.3 * columns + 0.5, 3.5 * num_rows + 0.6), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(
+        figsize=(4.3 * columns + 0.5, 3.5 * num_rows + 0.6),
+        dpi=DOTS_PER_INCH,
+        layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08),
+    )
     axes = list(figure.subplots(num_rows, columns, squeeze=False).ravel())
     for axis in axes[num:]:
         axis.set_visible(False)
@@ -195,14 +202,36 @@ def _scatter(axis: Axes, points: Sequence[tuple[float, Estimate]], colour: str, 
     )  # fmt: skip
 
 
-def _name_point(axis: Axes, run: ConditionResult) -> None:
-    if len(run.condition.configuration) > _SHORT_K:
-        return
+def _name_points(axis: Axes, runs: Sequence[ConditionResult]) -> None:
+    """Write K vectors at their points: one round above on the left, more rounds in a list below on the right."""
+    single = [run for run in runs if len(run.condition.configuration) == 1]
+    for run in single:
+        _name(axis, run, str(list(run.condition.configuration)), (-5, 5), "right", "bottom")
+    deeper = [run for run in runs if 1 < len(run.condition.configuration) <= _SHORT_K]
+    if deeper:  # they cost about the same, so that their names would overlap
+        last = max(deeper, key=lambda run: run.ttc_tokens.mean)
+        names = "\n".join(str(list(run.condition.configuration)) for run in deeper)
+        _name(axis, last, names, (7, -5), "left", "top")
+
+
+def _name(axis: Axes, run: ConditionResult, words: str, offset: tuple[int, int], ha: str, va: str) -> None:
     text = axis.annotate(
-        f"{list(run.condition.configuration)}", (run.ttc_tokens.mean, run.accuracy.mean), xytext=(-5, 5),
-        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=BLUE, zorder=5,
+        words, (run.ttc_tokens.mean, run.accuracy.mean), xytext=offset, textcoords="offset points", ha=ha, va=va,
+        fontsize=8.5, color=BLUE, zorder=5,
     )  # fmt: skip
     text.set_path_effects(HALO)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend for all panels, above them."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(found.values()), list(found), loc="outside upper right", ncols=len(found), frameon=False, fontsize=9,
+        labelcolor=INK,
+    )  # fmt: skip
 
 
 def _token_axis(axis: Axes) -> None:
@@ -231,10 +260,8 @@ def _series(axis: Axes, runs: Sequence[TrainingRun], key: str, title: str, *, sh
             continue
         smoothed = running_mean(values, width=max(1, len(values) // 15))
         axis.plot(steps, values, color=colour, lw=0.8, alpha=0.3)
-        axis.plot(steps, smoothed, color=colour, lw=1.8, label=run.message_sets)
+        axis.plot(steps, smoothed, color=colour, lw=1.8, label=f"{run.message_sets} messages")
     _step_axis(axis, title, share=share)
-    if len(runs) > 1 and axis.lines:
-        axis.legend(frameon=False, fontsize=8.5, title="messages", title_fontsize=8.5, labelcolor=INK)
 
 
 def _checkpoints(axis: Axes, run: TrainingRun, title: str, colour: str) -> None:

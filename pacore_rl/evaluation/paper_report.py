@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pacore_rl.evaluation.benchmark_folder import MANIFEST, BenchmarkFolder
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.evaluation.paper_figures import write_figures
 from pacore_rl.evaluation.paper_tables import PaperTable, benchmark_tables, message_set_table
 from pacore_rl.evaluation.training_runs import is_training_run, load_training_run
@@ -46,8 +47,7 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
     results = summarise(evaluation)
     if not results:
         raise ValueError(f"{folder} holds no answers yet; let `pacore-rl evaluate` finish a benchmark first.")
-    own_run = [folder.resolve().parent] if not runs and is_training_run(folder.resolve().parent) else []
-    trained = [load_training_run(run) for run in (*runs, *own_run)]
+    trained = [load_training_run(run) for run in runs_of(folder, runs)]
     of_runs = message_set_table(trained)
     tables = (*benchmark_tables(results, model), *([of_runs] if of_runs else []))
     figures = write_figures(results, trained, model, out)
@@ -59,6 +59,12 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
     return PaperReport(tables=tables, figures=figures, page=page)
 
 
+def runs_of(folder: Path, runs: Sequence[Path] = ()) -> list[Path]:
+    """The training runs that belong to an evaluation: those given, or else the run whose folder it lies in, if any."""
+    holder = folder.resolve().parent
+    return list(runs) or ([holder] if is_training_run(holder) else [])
+
+
 def _page(model: str, results: Sequence[BenchmarkResult], tables: Sequence[PaperTable], figures: Sequence[str]) -> str:
     parts = [f"# {model}", ""]
     parts += [f"![{name}]({name}.png)\n" for name in figures]
@@ -66,9 +72,14 @@ def _page(model: str, results: Sequence[BenchmarkResult], tables: Sequence[Paper
     failed = {
         result.title: result.num_failed_solo + sum(run.num_failed for run in result.conditions) for result in results
     }
-    left_out = ", ".join(f"{title}: {num}" for title, num in failed.items() if num)
-    parts.append(f"Runs left out because generating or scoring them failed: {left_out or 'none'}.\n")
+    missing = {result.title: sum(run.num_missing for run in result.conditions) for result in results}
+    parts.append(f"Runs left out because generating or scoring them failed: {_counts(failed)}.")
+    parts.append(f"Runs that the evaluation has not made yet: {_counts(missing)}.\n")
     return "\n".join(parts)
+
+
+def _counts(by_title: Mapping[str, int]) -> str:
+    return ", ".join(f"{title}: {num}" for title, num in by_title.items() if num) or "none"
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacore_rl.evaluation.benchmark_folder import MANIFEST, BenchmarkFolder
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult, summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.jsonl import read_metrics
 

@@ -185,7 +185,7 @@ class _Task:
     async def _sample(self, call: Call, route: Route) -> tuple[Completion, ...]:
         """All trajectories of a round, in the order of their samples; those that were left are ``unfinished``."""
         conversation = with_references(self.messages, call.messages)
-        body = request_body(self.answerer.model.name, conversation, self._options(call))
+        body = request_body(self.answerer.model.name, conversation, self._options(call, conversation))
         states = [CallState() for _ in range(call.num_samples)]
         leads = call.num_samples > 1 and len(body) >= self.answerer.client.settings.leader_first_bytes
         async with asyncio.TaskGroup() as group:
@@ -204,15 +204,17 @@ class _Task:
                 break
         return completions
 
-    def _options(self, call: Call) -> dict[str, Any]:
+    def _options(self, call: Call, conversation: Sequence[Message]) -> dict[str, Any]:
         """Of the round's calls. A budget's share is the limit of each where it is lower than what is set."""
         model = self.answerer.model
         options = {**model.options, **(self.closing_options if call.is_final else {})}
         share = self._share_tokens(self.rounds.num_trajectories_left)
         if share is None or (model.window_tokens is not None and share >= model.window_tokens):
             return options
-        # More than the reserve may not fit beside the prompt, and servers refuse a limit that does not.
-        most = share if model.window_tokens is None else min(share, model.reserve_tokens)
+        most = share
+        if model.window_tokens is not None:  # servers refuse a limit that does not fit beside the prompt
+            room = model.window_tokens - self.answerer.counter.bound(conversation)
+            most = min(share, max(room, model.reserve_tokens))
         options["max_tokens"] = max(1, min(most, options.get("max_tokens") or most))
         return options
 

@@ -67,7 +67,6 @@ class Replica:
         self.num_calls = 0
         """Calls that were routed here and have not ended; those that wait or have not begun are among them."""
         self.down_until = float("-inf")
-        self.has_answered = False
 
 
 class Route:
@@ -151,7 +150,6 @@ class Client:
                         state.num_attempts += 1
                         completion = await self._attempt(replica, body, state, on_delta)
                     replica.slots.grow()
-                    replica.has_answered = True
                     usage = replace(completion.usage, wasted_tokens=state.wasted_tokens)
                     return replace(completion, usage=usage, num_attempts=state.num_attempts)
                 except _AttemptFailed as error:

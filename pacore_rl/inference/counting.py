@@ -42,10 +42,13 @@ class PromptCounter:
             known = self._tokens_per_byte if self._has_learnt else 0.0
             self._tokens_per_byte, self._has_learnt = max(seen, known), True
 
+    def bound(self, messages: Sequence[Message]) -> int:
+        """No prompt is longer, in tokens."""
+        return _num_bytes(messages) + TEMPLATE_TOKENS * len(messages)
+
     async def count(self, messages: Sequence[Message], *, room_tokens: int) -> int:
         """The prompt's tokens: exact, or estimated, or an upper bound that is within ``room_tokens``."""
-        size = _num_bytes(messages)
-        bound = size + TEMPLATE_TOKENS * len(messages)
+        size, bound = _num_bytes(messages), self.bound(messages)
         if bound <= room_tokens:
             return bound
         if self._can_ask:

@@ -80,6 +80,8 @@ def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workloa
         *state,
         *_batch_parts(role, learner, shape, batch, everything, itemsize=itemsize, cpu=cpu),
     ]
+    kept = f.optimizer(trainable, ranks=learner.num_ranks)
+    parts.append(Part(name="checkpoint", host=kept, how="a copy of the optimizer, until it is written"))
     if role == "actor" and not cpu:
         bucket = f.sync_buckets(shape, itemsize=itemsize, bucket_bytes=config.rollout.sync_bucket_mib * f.MIB)
         parts.append(Part(name="weight sync", gpu=bucket, how="a bucket, or the embedding alone"))

@@ -29,7 +29,7 @@ from pacore_rl.engine.generation import Response
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.rollout_worker import News
 from pacore_rl.engine.routing import Job, Routing
-from pacore_rl.engine.whereabouts import CONTROL
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 TARGET_SECONDS = 10.0
@@ -75,6 +75,9 @@ class StubHost:
         """News number ``number`` of an engine: an actor of many threads, unlike a worker, may hear it out of order."""
         self._inboxes[engine].put((number, news))
 
+    def whereabouts(self, engine: int) -> Whereabouts:
+        return Whereabouts.of_this_process()
+
 
 @dataclass(frozen=True, slots=True)
 class StubMethod:
@@ -108,6 +111,10 @@ class StubHandle:
     @property
     def tell(self) -> StubMethod:
         return StubMethod(self.host.tell, self.engine, self.numbers)
+
+    @property
+    def whereabouts(self) -> StubMethod:
+        return StubMethod(self.host.whereabouts, self.engine)
 
 
 def stub_group(config: Config, routing: Routing, *, num_engines: int, num_hosts: int, num_tokens: int) -> RolloutGroup:

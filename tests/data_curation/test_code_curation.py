@@ -88,6 +88,7 @@ def checked(one: Candidate, script: Script | None = None, **settings: Any) -> tu
     [
         ("Print the larger one.", "code_length"),
         (STATEMENT + " <image>", "code_image"),
+        (STATEMENT + "\nExamples\n\nInput\n\n1 2\n\nNote\n\n<image>", None),
         (STATEMENT + r" \includegraphics{graph}", "code_image"),
         (STATEMENT + " This is an interactive problem.", "code_interactive"),
         (STATEMENT + " If there are multiple solutions, print any of them.", "code_several_answers"),

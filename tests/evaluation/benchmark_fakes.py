@@ -1,4 +1,4 @@
-"""A scripted model in front of benchmarks: what it answers, and how long, follows from the problem and the round."""
+"""A scripted model in front of benchmarks: what it answers, and at what length, is a function of the ask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pacore_rl.benchmark_runs import run_sets
 from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.evaluation.asking import Ask, Then
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
-from pacore_rl.evaluation.benchmark_metrics import BenchmarkResult
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.interfaces import Scorer
 from pacore_rl.synthesis.plan import Reply
 from pacore_rl.types import Problem

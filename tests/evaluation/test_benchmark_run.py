@@ -150,6 +150,20 @@ def test_another_model_is_refused_and_nothing_changed(tmp_path: Path) -> None:
     assert (tmp_path / "benchmarks.json").read_bytes() == before
 
 
+def test_what_an_earlier_call_ran_stays_in_the_results(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right, manifest_of(configurations=[[4]]))
+    result = evaluate(tmp_path, half_right, manifest_of(configurations=[[8]]))
+    assert [run.condition.key for run in result.conditions] == ["K=8", "K=4"]
+
+
+def test_runs_that_are_not_made_yet_are_counted(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right, manifest_of(samples=2))
+    path = tmp_path / "answers" / "mine.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    (result,) = summarise(BenchmarkFolder(tmp_path))
+    assert result.conditions[0].num_missing == 2 * len(PROBLEMS) - 3
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     evaluate(tmp_path, half_right)
     path = tmp_path / "answers" / "mine.jsonl"

@@ -18,13 +18,14 @@ from scripted_server import until
 from typer.testing import CliRunner
 from vllm_server import MODEL, vllm_server
 
-from data_curation.chain_sums import ChainSum, sample_chain
+from data_curation.chain_sums import ChainSum, chain_problem, sample_chain
 from pacore_rl.cli.app import app
 from pacore_rl.inference.answering import Model
 from pacore_rl.inference.server.app import ServerOptions, make_app
 from pacore_rl.inference.server.chat import ServedModel
 from pacore_rl.inference.server.limits import Limits
 from pacore_rl.inference.settings import ClientSettings, Endpoint
+from pacore_rl.problems import save_problems
 
 TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
@@ -174,3 +175,35 @@ async def test_cancelling_stops_the_engine(api: AsyncOpenAI, vllm: str, chains: 
     while await running() > 0:
         assert time.monotonic() - started < 10
         await asyncio.sleep(0.05)
+
+
+def test_evaluate_and_report_measure_the_served_model(vllm: str, chains: list[ChainSum], tmp_path: Path) -> None:
+    save_problems(tmp_path / "chains.jsonl", [chain_problem(chain) for chain in chains])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: {path: recipes/tiny_base, context_window_tokens: 512}\n"
+        "data: {problems: none.jsonl}\n"
+        "synthesis: {min_messages: 0, max_messages: 0}\n"
+        "sampling: {max_response_tokens: 26, answer_reserve_tokens: 26}\n"
+        "evaluation:\n  benchmarks:\n    samples_per_problem: 2\n    pool_size: 8\n"
+        "    configurations: [[4], [4, 2]]\n    vote_sizes: [4]\n    uncompacted: [[2]]\n"
+    )
+    evaluate = ["evaluate", recipe, "--benchmark", f"chains={tmp_path / 'chains.jsonl'}", "--endpoint", vllm]
+    arguments = [str(argument) for argument in [*evaluate, "--out", tmp_path / "eval"]]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "self-consistency" in result.output and f"pacore-rl report {tmp_path / 'eval'}" in result.output
+    records = [json.loads(line) for line in (tmp_path / "eval" / "answers" / "chains.jsonl").read_text().splitlines()]
+    by_condition: dict[str, list[int]] = {}
+    for record in records:
+        assert all(answer["finish"] in ("stopped", "truncated") for answer in record["answers"])
+        assert all(0 < cost["generated_tokens"] <= 26 * cost["num_trajectories"] for cost in record["rounds"])
+        kind = record["condition"]["method"] + str(record["condition"]["configuration"])
+        by_condition.setdefault(kind, []).append(sum(cost["num_trajectories"] for cost in record["rounds"]))
+    assert by_condition["rounds[4]"] == [5] * 8 and by_condition["rounds[4, 2]"] == [7] * 8
+    size = (tmp_path / "eval" / "answers" / "chains.jsonl").stat().st_size
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert (tmp_path / "eval" / "answers" / "chains.jsonl").stat().st_size == size, "nothing was generated again"
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "eval"), "--out", str(tmp_path / "paper")])
+    assert result.exit_code == 0, result.output
+    assert {"report.md", "table1.csv", "figure1.png", "figure4.svg"} <= {p.name for p in (tmp_path / "paper").iterdir()}

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pacore_rl.reporting import JsonlSink, read_metrics
+from pacore_rl.reporting.jsonl import cut_back, length
 
 
 def test_a_line_a_step_readable_at_once(tmp_path: Path) -> None:
@@ -75,3 +77,36 @@ def test_what_is_no_metrics_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"schema": 1, "step": 1, "a": 1}\n' + line + "\n")
     with pytest.raises(ValueError, match="line 2 is not a line of metrics"):
         read_metrics(path)
+
+
+def test_lines_past_a_checkpoint_are_cut_and_missing_ones_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path)
+    for step in (1, 2):
+        sink.log(step, {"a": 1.0})
+    at_two = length(path)
+    sink.log(3, {"a": 1.0})
+    cut_back(path, at_two)
+    sink.log(3, {"a": 2.0})  # the sink of a restarted run stays open
+    sink.close()
+    assert [(row["step"], row["a"]) for row in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+    cut_back(path, length(path))
+    with pytest.raises(ValueError, match="lines are missing"):
+        cut_back(path, 10_000)
+
+
+def test_a_line_that_finds_no_room_is_an_error_and_not_a_shorter_line(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: the system writes what fits, then says no."""
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path)
+    sink.log(1, {"a": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length(path) + 10, hard))
+    try:
+        with pytest.raises(OSError, match="--resume auto"):
+            sink.log(2, {"a": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sink.close()
+    JsonlSink(path).close()  # opens the file as a resumed run does
+    assert [row["step"] for row in read_metrics(path)] == [1]

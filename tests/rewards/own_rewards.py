@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from pacore_rl.types import Problem, Verdict
@@ -50,6 +51,15 @@ def crash(problem: Problem, message: str) -> float:
 
 def leave(problem: Problem, message: str) -> float:
     sys.exit(0)
+
+
+def stop_once(problem: Problem, message: str) -> float:
+    """Stops its process at the first call; the message names the file that remembers it."""
+    seen = Path(message)
+    if not seen.exists():
+        seen.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return 1.0
 
 
 def loop(problem: Problem, message: str) -> float:

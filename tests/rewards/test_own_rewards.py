@@ -132,3 +132,15 @@ def test_the_documented_example_works(tmp_path: Path, monkeypatch: pytest.Monkey
     verdicts = scorer.score([(asked, f"</think>{message}", "stopped") for message in messages]).result()
     scorer.close()
     assert [(verdict.reward, verdict.correct) for verdict in verdicts] == [(1.0, True), (0.0, False), (0.5, False)]
+
+
+def test_a_process_that_somebody_stopped_is_not_the_function_s_fault(tmp_path: Path) -> None:
+    custom = CustomRewardConfig(timeout_seconds=2, memory_gib=2)
+    scorer = LocalScorer(RewardConfig(custom=custom), "</think>")
+    try:
+        verdict = verdict_of(scorer, "stop_once", str(tmp_path / "seen"))
+        assert (verdict.reward, verdict.outcome) == (1.0, "scored"), verdict.reason
+        late = verdict_of(scorer, "loop")  # its own time limit is
+        assert late.outcome == "sandbox_error" and "did not return within" in late.reason
+    finally:
+        scorer.close()
