@@ -28,9 +28,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from pacore_rl.append_log import AppendLog
 from pacore_rl.machine import num_cores
 from pacore_rl.problems import write_atomically
-from pacore_rl.reporting.jsonl import cut_torn_line
 from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.grading import Budget, Grade, grade
@@ -136,12 +136,11 @@ def is_loop(known: Known) -> bool:
     return SLOW in (known.verdict, known.seen)
 
 
-def read_results(path: Path | None) -> dict[str, Result]:
+def read_results(log: AppendLog | None) -> dict[str, Result]:
     """What an earlier call found out, by name."""
-    if path is None or not path.exists():
+    if log is None or not log.path.exists():
         return {}
-    cut_torn_line(path)
-    found = (Result(**json.loads(line)) for line in path.read_text().splitlines())
+    found = (Result(**json.loads(line)) for line in log.lines())
     return {result.name: result for result in found}
 
 
@@ -182,19 +181,19 @@ def chosen_solutions(arguments: argparse.Namespace) -> list[tuple[Known, str]]:
 
 
 def run(
-    waiting: Sequence[tuple[Known, str]], backend: Backend, arguments: argparse.Namespace, started: float
+    waiting: Sequence[tuple[Known, str]],
+    backend: Backend,
+    log: AppendLog | None,
+    arguments: argparse.Namespace,
+    started: float,
 ) -> Iterator[Result]:
-    """Results as they come, until the time is over; each is in the results' file before it is yielded."""
-    results: Path | None = arguments.results
-    with (
-        ThreadPoolExecutor(arguments.jobs) as threads,
-        ProgressReport("solutions", len(waiting)) as progress,
-        open(results or "/dev/null", "a", encoding="utf-8", buffering=1) as file,
-    ):
+    """Results as they come, until the time is over; each is in the log before it is yielded."""
+    with ThreadPoolExecutor(arguments.jobs) as threads, ProgressReport("solutions", len(waiting)) as progress:
         for done in as_completed([threads.submit(judge, *each, backend) for each in waiting]):
             result = done.result()
-            fields = {name: getattr(result, name) for name in Result.__slots__}
-            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            if log is not None:
+                fields = {name: getattr(result, name) for name in Result.__slots__}
+                log.append(json.dumps(fields).encode() + b"\n")
             yield result
             progress.advance(1)
             if time.monotonic() - started > arguments.seconds:
@@ -206,9 +205,10 @@ def main() -> int:
     arguments = parse_arguments()
     backend, started = choose_backend(), time.monotonic()
     chosen, exceptions = chosen_solutions(arguments), read_exceptions(arguments.exceptions)
-    results = read_results(arguments.results)
+    log = AppendLog(arguments.results, what="file of results") if arguments.results else None
+    results = read_results(log)
     waiting = [each for each in chosen if each[0].name not in results][: arguments.limit or None]
-    for result in run(waiting, backend, arguments, started):
+    for result in run(waiting, backend, log, arguments, started):
         results[result.name] = result
         if not result.holds and result.name not in exceptions:
             print(f"SURPRISE {result.kind}, {result.name}: {result.reason}; {result.explanation}", flush=True)
