@@ -79,7 +79,8 @@ def curate_problems(
             "the recipe has no source of problems; give curation.sources.NAME={path: ..., licence: ...}, or "
             "curation.arithmetic.num for synthetic ones."
         )
-    rules = TextRules(config=curation.rules)
+    # Built first: what is wrong with them is told before the sources are read.
+    cheap, dear = tuple(_cheap_filters(config)), tuple(_dear_filters(config))
     paths = CurationPaths(root=curation.output_dir)
     step = read_step(
         paths.work,
@@ -94,19 +95,19 @@ def curate_problems(
             number = len(steps) + 1
             steps.append(filter_step(paths.work, steps[-1], number, filter, settings=settings, spread=spread))
 
-    one_at_a_time(_cheap_filters(config, rules), spread)
+    one_at_a_time(cheap, spread)
     exact, near = ExactDuplicates(), NearDuplicates(similarity=curation.rules.near_duplicate_similarity)
     steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, exact, settings=None, survey=exact.survey))
     steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, near, settings=near.similarity))
-    one_at_a_time(_dear_filters(config), spread)
+    one_at_a_time(dear, spread)
     one_at_a_time(further, one_by_one)
     return _finish(paths, steps)
 
 
-def _cheap_filters(config: Config, rules: TextRules) -> Iterator[tuple[Filter, object]]:
+def _cheap_filters(config: Config) -> Iterator[tuple[Filter, object]]:
     """What is done before duplicates are looked for, so that the first good copy of a problem stays."""
     contests = config.curation.decontamination.held_out_contests
-    yield rules, [config.curation.rules.model_dump(mode="json"), ALL_RULES]
+    yield TextRules(config=config.curation.rules), [config.curation.rules.model_dump(mode="json"), ALL_RULES]
     yield HeldOutContests(contests=contests), [contest.model_dump() for contest in contests]
 
 

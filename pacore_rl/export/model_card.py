@@ -14,6 +14,7 @@ from pacore_rl.config import Config
 from pacore_rl.export.portable import short_path
 from pacore_rl.problems import load_problems
 from pacore_rl.tokenizer import looks_local
+from pacore_rl.training_sets import training_files
 
 RECENT_STEPS = 5
 """Training metrics are means of this many steps up to the checkpoint, beside those of the first ones."""
@@ -145,13 +146,18 @@ def results(rows: Sequence[Mapping[str, float]]) -> str:
 
 def data(config: Config) -> str:
     """The files of problems and messages: how many, and the hash that says whether they are the same ones."""
-    files = (
+    training: list[tuple[str, Path | None]] = [
         ("Training problems", config.data.problems),
         ("Their messages", config.data.pool),
+    ]
+    if config.data.path is not None:
+        training = [("Training problems with messages", file) for file in training_files(config.data.path)]
+    files = (
+        *training,
         ("Held-out problems", config.data.held_out_problems),
         ("Their messages", config.data.held_out_pool),
     )
-    lines = [(label, f"`{path.name}`", *_described(path, "messages" not in label)) for label, path in files if path]
+    lines = [(label, f"`{path.name}`", *_described(path, "problems" in label)) for label, path in files if path]
     return table(("Part", "File", "Records", "SHA-256"), lines)
 
 
