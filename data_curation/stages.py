@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pacore_rl.synthesis.message_pool import MessagePool, is_scored
+from pacore_rl.synthesis.pool_shards import Pool
 from pacore_rl.types import Problem
 
 STAGE1_UPPER = 9 / 24
@@ -73,7 +73,7 @@ def stage1_keep(message_accuracy: float, *, upper: float = STAGE1_UPPER) -> bool
 
 def select_stage1(
     problems: Sequence[Problem],
-    pool: MessagePool,
+    pool: Pool,
     upper: float = STAGE1_UPPER,
     *,
     upper_by_reward: Mapping[str, float] = STAGE1_UPPER_BY_REWARD,
@@ -87,7 +87,7 @@ def select_stage1(
     accuracies = {
         problem.id: pool.message_accuracy(problem.id)
         for problem in problems
-        if sum(is_scored(message) for message in pool.messages(problem.id)) >= max(min_messages, 1)
+        if pool.num_scored(problem.id) >= max(min_messages, 1)
     }
     uppers = {problem.id: upper_by_reward.get(problem.reward, upper) for problem in problems}
     return _select("stage 1, by message accuracy", problems, accuracies, uppers)

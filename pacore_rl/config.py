@@ -7,11 +7,12 @@ Each field's description is its documentation: ``pacore-rl train --explain`` pri
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
 from pacore_rl.config_base import Count, Positive, Section, Share
+from pacore_rl.config_curation import CurationConfig
 from pacore_rl.config_engine import (
     ActorConfig,
     ClusterConfig,
@@ -20,15 +21,18 @@ from pacore_rl.config_engine import (
     LoraConfig,
     RolloutConfig,
 )
+from pacore_rl.config_evaluation import BenchmarksConfig
 from pacore_rl.config_rewards import CustomRewardConfig, JudgeConfig, RewardConfig
 from pacore_rl.config_surviving import SurvivingConfig
 from pacore_rl.synthesis.compaction import check_compaction
 
 __all__ = [
     "ActorConfig",
+    "BenchmarksConfig",
     "ClusterConfig",
     "Config",
     "CriticConfig",
+    "CurationConfig",
     "CustomRewardConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -71,6 +75,8 @@ class ModelConfig(Section):
     """A Hugging Face folder or hub id: weights, tokenizer and chat template."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on GPUs, float32 on CPUs."""
+    trust_remote_code: bool = False
+    """Run Python that comes with the model, with all your rights; only for models that you trust as you do code."""
     context_window_tokens: Positive = 131_072
     """Prompt and response together (paper, section 3.1)."""
     end_of_reasoning: str = Field(default="</think>", min_length=1)
@@ -82,7 +88,10 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Problems and the messages cached for them."""
 
-    problems: Path
+    path: Path | None = None
+    """A training set: a folder that holds problems and their messages, as `pacore-rl curate stage1` writes it. Where it
+    is given, problems and pool are not read."""
+    problems: Path | None = None
     """Training problems, JSON Lines or Parquet."""
     pool: Path | None = None
     """Their message pool; None trains plain RLVR (message sets of size 0)."""
@@ -90,6 +99,15 @@ class DataConfig(Section):
     """Problems of evaluations, never trained on."""
     held_out_pool: Path | None = None
     """Their message pool."""
+
+    @model_validator(mode="after")
+    def _given(self) -> Self:
+        if self.path is None and self.problems is None:
+            raise ValueError(
+                "data.problems: nothing was given; it must be set, or data.path: path (Training problems). Pass "
+                "data.problems=FILE, or data.path=FOLDER for a training set that holds its messages too."
+            )
+        return self
 
 
 class SynthesisConfig(Section):
@@ -185,6 +203,7 @@ class EvaluationConfig(Section):
     """Full multi-round runs per problem and configuration."""
     self_consistency_pool: Positive = 64
     """Solo responses per problem from which votes of any size are redrawn."""
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
 
 
 class TrainerConfig(Section):
@@ -205,6 +224,12 @@ class LoggingConfig(Section):
     """A line for each step in the terminal."""
     wandb_project: str | None = "pacore-rl"
     """Offline unless wandb is logged in; null turns wandb off."""
+    sample_problems_per_step: Count = 2
+    """Problems that samples.jsonl (and a wandb table) keeps of each step, with messages and responses; 0: none."""
+    sample_responses_per_problem: Positive = 4
+    """Responses that it keeps of each of them."""
+    sample_text_chars: Annotated[int, Field(ge=100)] = 8000
+    """Of a longer message or response it keeps the beginning and the end, this many characters together."""
 
 
 class Config(Section):
@@ -212,7 +237,8 @@ class Config(Section):
 
     run: RunConfig = RunConfig()
     model: ModelConfig
-    data: DataConfig
+    # As if it were written down empty: the section then says what it lacks.
+    data: DataConfig = Field(default=cast(DataConfig, {}), validate_default=True)
     synthesis: SynthesisConfig = SynthesisConfig()
     sampling: SamplingConfig = SamplingConfig()
     reward: RewardConfig = RewardConfig()
@@ -225,6 +251,7 @@ class Config(Section):
     trainer: TrainerConfig = TrainerConfig()
     surviving: SurvivingConfig = SurvivingConfig()
     logging: LoggingConfig = LoggingConfig()
+    curation: CurationConfig = CurationConfig()
 
     @property
     def run_dir(self) -> Path:
@@ -297,7 +324,8 @@ class Config(Section):
                 f"sampling.answer_reserve_tokens={self.sampling.answer_reserve_tokens} leaves no room for a prompt in "
                 f"model.context_window_tokens={self.model.context_window_tokens}; lower the reserve."
             )
-        if self.synthesis.max_messages and self.data.pool is None and not self.synthesis.refresh_every_steps:
+        has_messages = self.data.pool is not None or self.data.path is not None
+        if self.synthesis.max_messages and not has_messages and not self.synthesis.refresh_every_steps:
             raise ValueError(
                 f"synthesis.max_messages={self.synthesis.max_messages} needs data.pool; generate one with "
                 "`pacore-rl pool`, let the policy write messages with synthesis.refresh_every_steps=1, or set "

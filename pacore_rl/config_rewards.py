@@ -68,7 +68,10 @@ class RewardConfig(Section):
     """Scoring."""
 
     num_workers: Positive = 2
-    """Killable checker processes."""
+    """Responses scored at once, each in a process that can be killed; a CPU for each."""
+    placement: Literal["auto", "local", "ray"] = "auto"
+    """Where they run: in this process's children (local), on any node of the cluster (ray); auto: ray where the cluster
+    has several nodes, and num_workers CPUs to spare."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """Longest time for one answer; then its checker is killed."""
     sandbox: Literal["auto", "bubblewrap", "landlock", "chroot"] = "auto"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from data_curation.arithmetic import generate_arithmetic, operation_names, split_held_out
-from data_curation.pools import fill_pool
+from data_curation.endpoints import EndpointProposer
+from data_curation.pools import PROBLEMS_PER_WAVE, fill_pool
+from data_curation.proposals import EngineProposer, Proposer
 from data_curation.stages import STAGE2_DRAWS, STAGE2_RESPONSES_PER_DRAW, select_stage1, select_stage2
 from data_curation.synthesis_accuracy import measure_synthesis_accuracy
 from pacore_rl.collection import Pool
@@ -18,6 +21,8 @@ from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
 from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.pool_shards import Pool as ScoredPool
+from pacore_rl.synthesis.pool_shards import open_pool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import WriteMessages
 from pacore_rl.types import Problem
@@ -26,23 +31,40 @@ HELD_OUT_SHARE = 0.1
 
 
 def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = None, model: str | None = None) -> Path:
-    """``pacore-rl pool``: bring the pool at ``out`` up to ``size`` messages per problem."""
-    from pacore_rl.engine.cluster import open_engine
+    """``pacore-rl pool`` and ``pacore-rl curate pools``: bring the pool at ``out`` up to ``size`` messages per problem.
 
-    size, path = size or config.synthesis.pool_size, model or config.model.path
+    The messages come from ``curation.pools.endpoint`` where the recipe names one and ``model`` is not given, else from
+    engines that Ray starts. ``out`` is a file, or a folder of shards where its name has no ending.
+    """
+    size = size or config.curation.pools.size or config.synthesis.pool_size
+    endpoint = config.curation.pools.endpoint
     selected = load_checked_problems(problems, config.reward)
-    pool = MessagePool.open(out)
-    tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
-        fill_watched_pool(
+    pool = open_pool(out)
+    with ExitStack() as stack:
+        proposer: Proposer
+        if endpoint.base_urls and model is None:
+            scorer = stack.enter_context(open_scorer(config.reward))
+            name = endpoint.model
+            proposer = EndpointProposer(endpoint=endpoint, config=config, done=str(out))
+        else:
+            from pacore_rl.engine.cluster import open_engine
+            from pacore_rl.engine.scoring import open_run_scorer
+
+            path = model or config.model.path
+            name = fingerprint(path)
+            tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+            engine = stack.enter_context(open_engine(config, workers="rollout", model_path=path))
+            scorer = stack.enter_context(open_run_scorer(config))
+            proposer = EngineProposer(generator=engine.generator, tokenizer=tokenizer, config=config)
+        fill_with_progress(
             pool,
             selected,
-            model=fingerprint(path),
+            model=name,
             size=size,
-            generator=engine.generator,
+            proposer=proposer,
             scorer=scorer,
-            tokenizer=tokenizer,
             config=config,
+            problems_per_wave=config.curation.pools.problems_per_wave,
         )
     return out
 
@@ -67,9 +89,7 @@ def make_arithmetic(
 
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
-    kept, report = select_stage1(
-        load_checked_problems(problems, config.reward), MessagePool.open(pool, must_exist=True)
-    )
+    kept, report = select_stage1(load_checked_problems(problems, config.reward), open_pool(pool, must_exist=True))
     save_problems(out, kept)
     console.print(report.as_text())
     return out
@@ -78,12 +98,13 @@ def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> P
 def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, model: str | None = None) -> Path:
     """``pacore-rl curate stage2``: keep problems with 0 < synthesis accuracy < 1 under a stage-1 checkpoint."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     path = model or config.model.path
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
-    tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config
         )
@@ -94,7 +115,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
 
 
 def fill_watched_pool(
-    pool: MessagePool,
+    pool: ScoredPool,
     problems: Sequence[Problem],
     *,
     model: str,
@@ -105,7 +126,32 @@ def fill_watched_pool(
     tokenizer: ChatTokenizer,
     config: Config,
 ) -> None:
-    """``fill_pool`` with its progress, counted in ``unit``."""
+    """``fill_pool`` from engines, with its progress, counted in ``unit``."""
+    fill_with_progress(
+        pool,
+        problems,
+        model=model,
+        size=size,
+        unit=unit,
+        proposer=EngineProposer(generator=generator, tokenizer=tokenizer, config=config),
+        scorer=scorer,
+        config=config,
+    )
+
+
+def fill_with_progress(
+    pool: ScoredPool,
+    problems: Sequence[Problem],
+    *,
+    model: str,
+    size: int,
+    unit: str = "messages",
+    proposer: Proposer,
+    scorer: Scorer,
+    config: Config,
+    problems_per_wave: int = PROBLEMS_PER_WAVE,
+) -> None:
+    """``fill_pool`` with its progress: messages on disk, counted in ``unit``."""
     wanted = sum(pool.missing([problem.id for problem in problems], size, model).values())
     with ProgressReport(unit, wanted) as report:
         fill_pool(
@@ -113,10 +159,11 @@ def fill_watched_pool(
             problems,
             size=size,
             model=model,
-            generator=WatchedGenerator(generator=generator, report=report),
+            proposer=proposer,
             scorer=scorer,
-            tokenizer=tokenizer,
             config=config,
+            problems_per_wave=problems_per_wave,
+            on_written=report.advance,
         )
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pacore_rl.config import Config, LearnerConfig
-from pacore_rl.inputs import load_checked_problems, load_pool
+from pacore_rl.inputs import data_files, data_is_there, load_checked_problems, load_training_data
 from pacore_rl.planning.command import plan_recipe
 from pacore_rl.planning.formulas import GIB
 from pacore_rl.planning.placement import plan_placement
@@ -21,6 +21,7 @@ from pacore_rl.planning.workload import assumed_workload
 from pacore_rl.preflight import MetaModels, check_run, measured_workload
 from pacore_rl.recipes import load_config, origins
 from pacore_rl.settings import plain, values_of
+from pacore_rl.types import Problem
 
 ASSUMED_GPU_MEMORY = 80 * GIB
 """Where this machine has no GPU to ask."""
@@ -34,12 +35,10 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
     """
     config = load_config(recipe, overrides)
     data = config.data
-    problems = load_checked_problems(data.problems, config.reward) if data.problems.is_file() else None
+    problems = _checked(config)
     models = check_run(config, problems)
-    if problems is not None and data.pool is not None and data.pool.is_file():
-        load_pool(data.pool, problems)
-    for file in (data.problems, data.pool):
-        if file is not None and not file.is_file():
+    for file in data_files(data):
+        if not file.exists():
             text = Text(f"{file} is not there yet: prompts are assumed, and the run will need it.", "yellow")
             console.print(text, soft_wrap=True)
     _say_models(config, models, console)
@@ -53,6 +52,14 @@ def dry_run(recipe: Path, overrides: Sequence[str], console: Console) -> None:
         show_plan(plan, console, mending=mending)
     _say_recipe(config, origins(recipe, overrides), console)
     console.print(Text("Nothing was started.", style="green"))
+
+
+def _checked(config: Config) -> tuple[Problem, ...] | None:
+    """The problems, as the run itself checks them with their messages; None where they are not there yet."""
+    if data_is_there(config.data):
+        return load_training_data(config).problems
+    problems = config.data.problems
+    return load_checked_problems(problems, config.reward) if problems is not None and problems.is_file() else None
 
 
 def hardware_here(config: Config) -> Hardware:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pacore_rl.config import RewardConfig
+from pacore_rl.config import Config, DataConfig, RewardConfig
 from pacore_rl.problems import load_problems
+from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.ground_truths import check_ground_truths
-from pacore_rl.synthesis.message_pool import MessagePool
-from pacore_rl.types import PoolMessage, Problem
+from pacore_rl.rewards.scorer import open_scorer
+from pacore_rl.synthesis.pool_shards import load_messages
+from pacore_rl.training_sets import NOT_SCORED, TrainingSet, load_training_set, training_files
+from pacore_rl.types import Finish, PoolMessage, Problem, Verdict
+
+_SCORED_TOGETHER = 4096
 
 
 def load_checked_problems(path: Path, reward: RewardConfig) -> tuple[Problem, ...]:
@@ -22,6 +28,11 @@ def load_checked_problems(path: Path, reward: RewardConfig) -> tuple[Problem, ..
     problems = load_problems(path)
     if not problems:
         raise ValueError(f"{path} holds no problems; check the path, or loosen the filter that wrote it.")
+    _check(problems, reward, path)
+    return problems
+
+
+def _check(problems: Sequence[Problem], reward: RewardConfig, path: Path) -> None:
     bad = check_ground_truths(problems, reward)
     if bad:
         listing = "\n".join(f"  {problem.id}: {problem.ground_truth[:80]!r}: {reason}" for problem, reason in bad[:8])
@@ -29,17 +40,104 @@ def load_checked_problems(path: Path, reward: RewardConfig) -> tuple[Problem, ..
             f"{len(bad)} of {len(problems)} problems in {path} have a ground truth that their reward cannot verify:\n"
             f"{listing}\nCorrect or remove them, or give them another reward."
         )
-    return problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """What a run trains on."""
+
+    problems: tuple[Problem, ...]
+    pool: Mapping[str, Sequence[PoolMessage]]
+    """By problem id; empty for plain RLVR."""
+
+
+def data_files(data: DataConfig) -> list[Path]:
+    """The files, or the folder, that a run's training data is read from."""
+    if data.path is not None:
+        return [data.path]
+    return [path for path in (data.problems, data.pool) if path is not None]
+
+
+def data_is_there(data: DataConfig) -> bool:
+    """Whether all of it exists."""
+    if data.path is not None:
+        return bool(training_files(data.path))
+    return all(path.exists() for path in data_files(data))
+
+
+def read_problems(data: DataConfig) -> tuple[Problem, ...]:
+    """The problems of a run without any check of their ground truths."""
+    if data.path is not None:
+        return load_training_set(data.path).problems
+    assert data.problems is not None, "the configuration asks for one of the two"
+    return load_problems(data.problems)
+
+
+def read_messages(data: DataConfig, problem_ids: Collection[str]) -> Mapping[str, Sequence[PoolMessage]]:
+    """The messages of some of its problems, unscored ones as they are; empty for plain RLVR."""
+    if data.path is not None:
+        messages = load_training_set(data.path).messages
+        return {problem_id: messages.get(problem_id, ()) for problem_id in problem_ids}
+    return load_messages(data.pool, problem_ids) if data.pool else {}
+
+
+def load_training_data(config: Config) -> TrainingData:
+    """Problems whose ground truths verify against themselves, and their scored messages.
+
+    Raises:
+        ValueError: a file is missing or corrupt, a ground truth cannot be verified, or a problem has no message.
+    """
+    data = config.data
+    if data.path is None:
+        assert data.problems is not None, "the configuration asks for one of the two"
+        problems = load_checked_problems(data.problems, config.reward)
+        return TrainingData(problems=problems, pool=load_pool(data.pool, problems) if data.pool else {})
+    found = load_training_set(data.path)
+    _check(found.problems, config.reward, data.path)
+    without = [problem.id for problem in found.problems if problem.id not in found.messages]
+    if without and config.synthesis.max_messages:
+        raise ValueError(
+            f"{len(without)} of {len(found.problems)} problems in {data.path} have no message (first: {without[0]}); "
+            "write the set anew with `pacore-rl curate stage1`, or train without messages (synthesis.max_messages=0)."
+        )
+    return TrainingData(problems=found.problems, pool=_scored(found, config))
+
+
+def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, ...]]:
+    """The messages; those that came without a verdict are scored, as an answer of the model would be."""
+    by_id = {problem.id: problem for problem in found.problems}
+    bare = [
+        (by_id[problem_id], message)
+        for problem_id, messages in found.messages.items()
+        for message in messages
+        if message.verdict is NOT_SCORED
+    ]
+    if not bare:
+        return found.messages
+    verdicts: list[Verdict] = []
+    with open_scorer(config.reward) as scorer, ProgressReport("messages scored", len(bare)) as report:
+        for start in range(0, len(bare), _SCORED_TOGETHER):
+            batch = bare[start : start + _SCORED_TOGETHER]
+            items: list[tuple[Problem, str, Finish]] = [(p, message.text, message.finish) for p, message in batch]
+            verdicts += scorer.score(items).result()
+            report.advance(len(batch))
+    following = iter(verdicts)
+    return {
+        problem_id: tuple(
+            replace(message, verdict=next(following)) if message.verdict is NOT_SCORED else message
+            for message in messages
+        )
+        for problem_id, messages in found.messages.items()
+    }
 
 
 def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMessage, ...]]:
-    """The pool of the problems, as a mapping by problem id.
+    """The pool of the problems, a file or a folder of shards, as a mapping by problem id.
 
     Raises:
         ValueError: the pool is missing or corrupt, or a problem has no message in it.
     """
-    pool = MessagePool.open(path, must_exist=True)
-    messages = {problem.id: pool.messages(problem.id) for problem in problems}
+    messages = load_messages(path, [problem.id for problem in problems])
     without = [problem_id for problem_id, found in messages.items() if not found]
     if without:
         raise ValueError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.types import (
@@ -21,6 +21,9 @@ from pacore_rl.types import (
     Turn,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from pacore_rl.samples import Sample
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -162,5 +165,13 @@ class MetricSink(Protocol):
     """Where a step's metrics go."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SampleSink(Protocol):
+    """Where a step's excerpt for readers goes: some problems with their messages and responses."""
+
+    def log_samples(self, samples: Sequence[Sample]) -> None: ...
 
     def close(self) -> None: ...

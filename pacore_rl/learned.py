@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored
-from pacore_rl.metrics import off_policy_metrics, step_metrics
+from pacore_rl.metrics import in_area, off_policy_metrics, step_metrics
 from pacore_rl.types import ExperienceBatch, Float32
 
 
@@ -40,8 +40,7 @@ class Learned:
             old_values_A=self.old_values_A,
             returns_A=self.returns_A,
         )
-        metrics |= {f"policy/{key}": value for key, value in (self.actor or {}).items()}
-        metrics |= {f"critic/{key}": value for key, value in self.critic.items()}
+        metrics |= in_area("policy", self.actor or {}) | in_area("critic", self.critic)
         if self.skipped:
             metrics["policy/skipped_step"] = 1.0
         if config.ppo.importance_cap is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from pacore_rl.evaluation.responses import CROSS_CHECK_ANY_CASE, CROSS_CHECK_STRICT
 from pacore_rl.evaluation.voting import majority_vote
@@ -75,6 +76,21 @@ def reward_metrics(rows: Sequence[Scored]) -> dict[str, float]:
         "reward/unparsed_share": mean([row.verdict.outcome == "unparsed" for row in scored]),
         "reward/failed_count": float(scoring_failures(rows)),
     }
+
+
+def scoring_metrics(rows: Sequence[Scored], *, waited_seconds: float, num_workers: int) -> dict[str, float]:
+    """How much of the scoring lay within the generation.
+
+    ``scoring_work_seconds`` adds up what the step's verdicts took, each once however many rows share it (equal answers
+    to a problem do). While the step waited for verdicts, after its last response had ended, ``num_workers`` workers did
+    at most ``waited_seconds * num_workers`` of it: ``scoring_overlap`` is the least share that was done before. It is
+    absent in a step whose verdicts took no time.
+    """
+    work_seconds = sum({id(row.verdict): row.verdict.seconds for row in rows}.values())
+    metrics = {"throughput/scoring_work_seconds": work_seconds}
+    if work_seconds:
+        metrics["throughput/scoring_overlap"] = max(0.0, 1.0 - waited_seconds * num_workers / work_seconds)
+    return metrics
 
 
 def synthesis_metrics(rows: Sequence[Scored]) -> dict[str, float]:
@@ -151,6 +167,19 @@ def off_policy_metrics(batch: ExperienceBatch, log_probs_A: Float32, *, cap: flo
         "policy/importance_capped_share": float((log_ratio_A > np.log(cap)).mean()),
         "policy/stale_token_share": float((batch.weight_versions_A < version).mean()),
         "policy/staleness_steps": float((version - batch.weight_versions_A).mean()),
+    }
+
+
+def in_area(area: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a learner says of itself, under its area; a key that names an area keeps it (``memory/actor_gib``)."""
+    return {key if "/" in key else f"{area}/{key}": value for key, value in metrics.items()}
+
+
+def memory_metrics() -> dict[str, float]:
+    """Main memory in GiB: what is in use on the controller's host, and what the controller itself holds."""
+    return {
+        "memory/host_used_gib": psutil.virtual_memory().used / 1024**3,
+        "memory/controller_gib": psutil.Process().memory_info().rss / 1024**3,
     }
 
 

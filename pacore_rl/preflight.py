@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pacore_rl.config import Config
+from pacore_rl.inputs import data_is_there, read_messages, read_problems
 from pacore_rl.interfaces import ChatTokenizer
 from pacore_rl.planning.placement import DeviceKind, check_fits, plan_placement
 from pacore_rl.planning.shapes import KNOWN_TYPES, ModelShape, longest_sequence, shape_of
 from pacore_rl.planning.workload import Workload
-from pacore_rl.problems import load_problems
 from pacore_rl.synthesis.draws import draw_messages, draw_problems, draw_rng, fit_to_window
-from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import PoolMessage, Problem
@@ -44,7 +43,7 @@ def check_run(config: Config, problems: Sequence[Problem] | None = None) -> Meta
     """Everything that can be known to fail without starting a worker.
 
     Args:
-        problems: those of ``data.problems``; None reads them where the file is there.
+        problems: those of the run's data; None reads them where they are there.
 
     Raises:
         ValueError: what was given, what must hold, what to do.
@@ -54,10 +53,10 @@ def check_run(config: Config, problems: Sequence[Problem] | None = None) -> Meta
     check_gpus(config)
     models = build_on_meta(config)
     check_layout(config)
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     check_reasoning_marker(config, tokenizer.tokenizer)
-    if problems is None and config.data.problems.is_file():
-        problems = load_problems(config.data.problems)
+    if problems is None and data_is_there(config.data):
+        problems = read_problems(config.data)
     if problems is not None:
         check_prompts(config, tokenizer, problems)
     return models
@@ -95,14 +94,15 @@ def build_on_meta(config: Config) -> MetaModels:
     from pacore_rl.engine.layout import read_settings  # late: torch and transformers
 
     path = config.model.path
-    settings = read_settings("model.path", path)
+    settings = read_settings("model.path", path, trust_remote_code=config.model.trust_remote_code)
     name = type(settings).__name__
     _check_window(config, settings)
     settings.num_labels = 1
+    trust = {"trust_remote_code": config.model.trust_remote_code}
     try:
         with torch.device("meta"):
-            policy: Any = AutoModelForCausalLM.from_config(settings)
-            critic: Any = AutoModelForTokenClassification.from_config(settings)
+            policy: Any = AutoModelForCausalLM.from_config(settings, **trust)
+            critic: Any = AutoModelForTokenClassification.from_config(settings, **trust)
     except ValueError as error:
         raise ValueError(
             f"model.path={path} is a {settings.model_type} model ({name}); training needs an architecture with a "
@@ -217,7 +217,7 @@ def check_prompts(config: Config, tokenizer: ChatTokenizer, problems: Sequence[P
     if len(problems) < config.ppo.problems_per_step:
         raise ValueError(
             f"ppo.problems_per_step={config.ppo.problems_per_step} exceeds the {len(problems)} problems in "
-            f"{config.data.problems}; lower it or give more problems."
+            f"{config.data.path or config.data.problems}; lower it or give more problems."
         )
     window, reserve = config.model.context_window_tokens, config.sampling.answer_reserve_tokens
     for problem in _longest(problems):
@@ -233,20 +233,19 @@ def check_prompts(config: Config, tokenizer: ChatTokenizer, problems: Sequence[P
 def measured_workload(config: Config, problems: Sequence[Problem] | None = None) -> Workload | None:
     """Prompt lengths of the run's own data: step 1 as it will be drawn, and the longest problems, all messages shown.
 
-    None where the data or a local tokenizer is not there. ``problems``: those of ``data.problems``, if they are read.
+    None where the data or a local tokenizer is not there. ``problems``: those of the data, if they are read.
     """
-    data = config.data
-    there = data.problems.is_file() and (data.pool is None or data.pool.is_file())
-    if not there or not Path(config.model.path).expanduser().is_dir():
+    if not data_is_there(config.data) or not Path(config.model.path).expanduser().is_dir():
         return None
-    tokenizer = load_tokenizer(config.model.path)
-    problems = load_problems(data.problems) if problems is None else problems
-    pool = MessagePool.open(data.pool, must_exist=True) if data.pool else None
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    problems = read_problems(config.data) if problems is None else problems
     first = draw_problems(problems, min(config.ppo.problems_per_step, len(problems)), seed=config.run.seed, step=0)
-    drawn = [_prompt_length(config, tokenizer, problem, _messages(pool, problem)) for problem in first]
+    looked_at = [*first, *_longest(problems)]
+    pool = read_messages(config.data, {problem.id for problem in looked_at})
+    drawn = [_prompt_length(config, tokenizer, problem, pool.get(problem.id, ())) for problem in first]
     longest = [
-        _prompt_length(config, tokenizer, problem, _messages(pool, problem), full=True)
-        for problem in _longest(problems)
+        _prompt_length(config, tokenizer, problem, pool.get(problem.id, ()), full=True)
+        for problem in looked_at[len(first) :]
     ]
     longest_prompt = max(*drawn, *longest)
     response = min(config.sampling.max_response_tokens, config.model.context_window_tokens - min(drawn))
@@ -257,10 +256,6 @@ def measured_workload(config: Config, problems: Sequence[Problem] | None = None)
         window=config.model.context_window_tokens,
         measured=True,
     )
-
-
-def _messages(pool: MessagePool | None, problem: Problem) -> Sequence[PoolMessage]:
-    return () if pool is None else pool.messages(problem.id)
 
 
 def _prompt_length(

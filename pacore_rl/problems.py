@@ -35,7 +35,7 @@ _QUESTION_KEYS = ("problem", "question", "description", "question_content")
 _KNOWN_KEYS = (
     frozenset(_QUESTION_KEYS)
     | frozenset(("schema_version", "id", "source", "reward", "tags", "responses"))
-    | frozenset(("problem", "conversation", "messages", "answer", "ground_truth"))
+    | frozenset(("problem", "conversation", "messages", "answer", "ground_truth", "pool", "solutions"))
 )
 _FORMATS = ".jsonl, .jsonl.gz, .json or .parquet"
 
@@ -103,8 +103,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def _load(path: Path) -> Iterator[tuple[Problem, Record]]:
     first_seen: dict[str, str] = {}
-    for where, record in _read_records(path):
-        problem = _to_problem(record, where)
+    for where, record in read_records(path):
+        problem = problem_of_record(record, where)
         if problem.id in first_seen:
             raise ValueError(
                 f"{where}: the id {problem.id!r} was already used in {first_seen[problem.id]}; "
@@ -116,7 +116,7 @@ def _load(path: Path) -> Iterator[tuple[Problem, Record]]:
         raise ValueError(f"{path} holds no problem; give a file with at least one record.")
 
 
-def _read_records(path: Path) -> Iterator[tuple[str, Record]]:
+def read_records(path: Path) -> Iterator[tuple[str, Record]]:
     """Each record with where it stands, for error messages."""
     if not path.is_file():
         raise ValueError(f"no problem file at {path}; check the path (a relative one starts at the working folder).")
@@ -208,7 +208,8 @@ def _to_record(problem: Problem) -> Record:
     }
 
 
-def _to_problem(record: Record, where: str) -> Problem:
+def problem_of_record(record: Record, where: str) -> Problem:
+    """One record, in any of the forms above. Raises ValueError that begins with ``where`` and names what is wrong."""
     version = record.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise ValueError(
@@ -296,7 +297,7 @@ def _tags(record: Record, where: str) -> dict[str, str | int | float]:
     tags = _as_record(given)
     if tags is None:
         raise ValueError(f"{where}: `tags` must be an object, found {_shown(given)}.")
-    extras = {key: value for key, value in record.items() if key not in _KNOWN_KEYS}
+    extras = {key: value for key, value in record.items() if key not in _KNOWN_KEYS and value != ""}
     merged = {**extras, **tags}
     return {str(key): value for key, value in merged.items() if isinstance(value, (str, int, float))}
 

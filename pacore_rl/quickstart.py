@@ -25,19 +25,19 @@ from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
 from pacore_rl.engine.cluster import RayEngine, open_engine
+from pacore_rl.engine.scoring import open_run_scorer
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
 from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, save_report
 from pacore_rl.evaluation.table import markdown_table, rich_table
 from pacore_rl.inputs import fingerprint
-from pacore_rl.interfaces import ChatTokenizer, MetricSink, Scorer
+from pacore_rl.interfaces import ChatTokenizer, Scorer
 from pacore_rl.problems import save_problems, write_atomically
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
 from pacore_rl.resuming import open_store
-from pacore_rl.rewards.scorer import open_scorer
-from pacore_rl.runs import open_sinks, prepare_run_dir
+from pacore_rl.runs import Sinks, open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.termination import Terminated, TerminatedSaved
 from pacore_rl.tokenizer import load_tokenizer
@@ -78,7 +78,7 @@ class Quickstart:
     engine: RayEngine
     scorer: Scorer
     tokenizer: ChatTokenizer
-    sinks: Sequence[MetricSink]
+    sinks: Sinks
 
     @property
     def data(self) -> Path:
@@ -190,7 +190,8 @@ class Quickstart:
                 tokenizer=self.tokenizer,
                 problems=problems,
                 pool=messages(problems, pool),
-                sinks=self.sinks,
+                sinks=self.sinks.metrics,
+                sample_sinks=self.sinks.samples,
                 evaluate_held_out=held_out.first(64).evaluation(config, generator, self.scorer, self.tokenizer),
                 write_messages=online_writer(config, generator, self.scorer, self.tokenizer),
                 checkpoints=store,
@@ -241,15 +242,15 @@ def run(
         console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
         return config.run_dir
     plan = PLANS[preset]
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     prepare_run_dir(config)
     console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
     console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
     with (
-        open_scorer(config.reward) as scorer,
         open_sinks(config, total_steps=total_steps) as sinks,
         open_engine(config) as engine,
+        open_run_scorer(config) as scorer,
     ):
         Quickstart(config=config, plan=plan, engine=engine, scorer=scorer, tokenizer=tokenizer, sinks=sinks).run()
     return config.run_dir

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pacore_rl.settings import Setting, is_section, plain, sections, settings
+from pacore_rl.settings import Setting, is_section, plain, sections, setting_at, settings, settings_within
 
 CUTOFF = 0.6
 """Similarity (difflib's ratio) below which a name is no longer a likely misspelling."""
@@ -57,6 +57,9 @@ def _unknown_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     unknown: list[str] = []
     for name, value in values.items():
         key = f"{prefix}{name}"
+        if f"{key}.NAME" in {setting.rpartition(".")[0] for setting in known} and isinstance(value, Mapping):
+            unknown += _unknown_in_named(value, key)
+            continue
         holds_settings = is_section(key) or any(setting.startswith(f"{key}.") for setting in known)
         if holds_settings and isinstance(value, Mapping):
             unknown += _unknown_keys(value, f"{key}.")
@@ -65,6 +68,12 @@ def _unknown_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         elif key not in known:
             unknown.append(key)
     return unknown
+
+
+def _unknown_in_named(named: Mapping[str, Any], key: str) -> list[str]:
+    """The same within a mapping of sections, each under a name of the user's."""
+    keys = [f"{key}.{name}.{inner}" for name, value in named.items() if isinstance(value, Mapping) for inner in value]
+    return [inner for inner in keys if setting_at(inner) is None]
 
 
 def _unknown_line(key: str, where: str) -> str:
@@ -89,22 +98,22 @@ def _dotted(location: tuple[int | str, ...]) -> str:
             key += f"[{step}]"
         elif "mapping" in setting.kind and key == setting.key:
             key += f".{step}"
+        elif (
+            inner := setting_at(f"{key}.{step}")
+        ) is not None and inner != setting:  # of a section in a mapping or list
+            key, setting = f"{key}.{step}", inner
     return key
-
-
-def _setting_of(key: str) -> Setting | None:
-    return next((one for one in settings() if key == one.key or key.startswith((f"{one.key}[", f"{one.key}."))), None)
 
 
 def _validation_line(key: str, details: ErrorDetails, origins: Mapping[str, str]) -> str:
     kind, given = details["type"], details["input"]
-    setting = _setting_of(key)
+    setting = setting_at(key)
     if kind == "value_error":  # one of our own checks, which already says what was given, what must hold, what to do
         return str(details["ctx"]["error"]) if "ctx" in details else details["msg"]
     if kind == "missing":
         return _missing_line(key, setting)
     if setting is None:
-        inside = ", ".join(one.key.partition(".")[2] for one in settings() if one.key.startswith(f"{key}."))
+        inside = ", ".join(settings_within(key))
         given_this = f"{key}: {plain(given)} was given"
         return f"{given_this}; a section must hold settings; write {key}.NAME=VALUE, NAME one of {inside}."
     where = origins.get(setting.key)

@@ -6,13 +6,14 @@ A recipe holds its differences from the recipe that it ``extends:`` (a path rela
 merge key by key; a list, a number or a text replaces what was there. ``KEY=VALUE`` overrides come last, their values
 read as YAML. Every other relative path in a recipe (``data.pool``, ``run.output_dir``, a local ``model.path``) is
 relative to the current directory, so that one recipe serves many working folders. ``${oc.env:NAME}`` reads an
-environment variable.
+environment variable. ``reward: package.module:function`` is short for ``reward.custom.name``.
 
 Whatever is wrong with a recipe is raised as one ``RecipeError`` whose message is a screen to be shown as it is.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import ValidationError
 
 from pacore_rl import __version__
 from pacore_rl.config import Config
+from pacore_rl.config_secrets import check_no_secrets
 from pacore_rl.recipe_errors import RecipeError, describe_unknown, describe_validation
 from pacore_rl.settings import is_section, settings
 
@@ -50,10 +52,14 @@ class _Source:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the recipe at ``path``, what it extends, and ``KEY=VALUE`` overrides, into a checked configuration.
 
-    Raises ``RecipeError`` for a missing or unparsable file, a circle of ``extends:``, an unknown key, a bad value.
+    Raises ``RecipeError`` for a missing or unparsable file, a circle of ``extends:``, an unknown key, a bad value, and
+    ``ValueError`` for a secret among the settings (``config_secrets``).
     """
+    # Before anything quotes an override in a message.
+    check_no_secrets({f"The override {text.partition('=')[0]}": text for text in overrides}, os.environ)
     sources = _sources(path, overrides)
     merged = _merge(sources, path)
+    check_no_secrets(merged, os.environ)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -128,7 +134,9 @@ def _read_file(path: Path, *, extended_by: Path | None) -> _Source:
         raise RecipeError(f"{path} cannot be read: {error}; mend the ${{...}} in it.") from error
     assert isinstance(values, dict)
     lines = {} if root is None else _line_numbers(root)
-    return _Source(label=str(path), values=_textual(values), lines=lines)
+    if isinstance(values.get("reward"), str):
+        lines["reward.custom.name"] = lines["reward"]
+    return _Source(label=str(path), values=_textual(_with_reward(values)), lines=lines)
 
 
 def _unreadable(path: Path, error: OSError, extended_by: Path | None) -> str:
@@ -180,7 +188,13 @@ def _read_override(text: str) -> _Source:
         raise RecipeError(
             f"The override {text!r} was given; `extends` belongs in a recipe file: write one that extends another."
         )
-    return _Source(label=f"command line, {text}", values=_textual(values), lines={})
+    return _Source(label=f"command line, {text}", values=_textual(_with_reward(values)), lines={})
+
+
+def _with_reward(values: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A reward given as a text names the user's own function; the section's other settings stay as they are."""
+    reward = values.get("reward")
+    return {**values, "reward": {"custom": {"name": reward}}} if isinstance(reward, str) else values
 
 
 def _textual(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,8 +6,9 @@ Inputs are read and checked before the cluster starts, so that a wrong path cost
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pacore_rl.checkpoints.compatibility import data_fingerprints
@@ -17,18 +18,18 @@ from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import load_held_out
 from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
-from pacore_rl.inputs import load_checked_problems, load_pool
-from pacore_rl.interfaces import Engine, MetricSink
+from pacore_rl.inputs import load_training_data
+from pacore_rl.interfaces import Engine, MetricSink, SampleSink
 from pacore_rl.preflight import check_run
 from pacore_rl.problems import write_atomically
 from pacore_rl.recipes import resolved_yaml
 from pacore_rl.reporting.console import ConsoleSink
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.jsonl import JsonlSink, length
+from pacore_rl.reporting.sample_file import SAMPLES, SampleFile
 from pacore_rl.reporting.terminal import console
 from pacore_rl.reporting.wandb_sink import WandbSink
 from pacore_rl.resuming import open_store, prepare_resume, train_through
-from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
 
@@ -43,38 +44,37 @@ def train(config: Config, *, resume: str | None = None) -> Path:
     Returns:
         The run's folder.
     """
-    problems = load_checked_problems(config.data.problems, config.reward)
-    check_run(config, problems)
-    pool = load_pool(config.data.pool, problems) if config.data.pool else {}
+    from pacore_rl.engine.scoring import open_run_scorer
+
+    data = load_training_data(config)
+    check_run(config, data.problems)
     held_out = load_held_out(config)
-    tokenizer = load_tokenizer(config.model.path)
-    fingerprints = data_fingerprints(problems, pool)
+    tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    fingerprints = data_fingerprints(data.problems, data.pool)
     checkpoint = prepare_resume(config, resume, fingerprints)
     run_dir = prepare_run_dir(config, goes_on=resume is not None)
     if checkpoint is not None and checkpoint.manifest.step >= config.trainer.steps:
         console.print(f"  all {config.trainer.steps} steps (trainer.steps) are done", highlight=False)
         return run_dir
-    with (
-        open_scorer(config.reward) as scorer,
-        open_sinks(config) as sinks,
-        open_store(config, fingerprints) as store,
-    ):
+    with open_sinks(config) as sinks, open_store(config, fingerprints) as store:
 
         def attempt(engine: Engine, start: Checkpoint | None) -> None:
-            Trainer(
-                config=config,
-                engine=engine,
-                scorer=scorer,
-                tokenizer=tokenizer,
-                problems=problems,
-                pool=pool,
-                sinks=sinks,
-                evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer)
-                if held_out
-                else None,
-                write_messages=online_writer(config, engine.generator, scorer, tokenizer),
-                checkpoints=store,
-            ).train(resume=start)
+            with open_run_scorer(config) as scorer:
+                Trainer(
+                    config=config,
+                    engine=engine,
+                    scorer=scorer,
+                    tokenizer=tokenizer,
+                    problems=data.problems,
+                    pool=data.pool,
+                    sinks=sinks.metrics,
+                    sample_sinks=sinks.samples,
+                    evaluate_held_out=held_out.evaluation(config, engine.generator, scorer, tokenizer)
+                    if held_out
+                    else None,
+                    write_messages=online_writer(config, engine.generator, scorer, tokenizer),
+                    checkpoints=store,
+                ).train(resume=start)
 
         train_through(config, store, attempt, checkpoint)
     plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png")
@@ -84,6 +84,7 @@ def train(config: Config, *, resume: str | None = None) -> Path:
 def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
     """``pacore-rl evaluate``: controls and K configurations on the held-out problems; writes ``out``."""
     from pacore_rl.engine.cluster import open_engine
+    from pacore_rl.engine.scoring import open_run_scorer
 
     held_out = load_held_out(config)
     if held_out is None:
@@ -92,8 +93,8 @@ def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
             "`pacore-rl pool` made for it."
         )
     path = model or config.model.path
-    tokenizer = load_tokenizer(path)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=path) as engine:
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         report = held_out.report(config, engine.generator, scorer, tokenizer)
     save_report(report, out)
     console.print(report_table(report, title=f"{path} on {len(held_out.problems)} held-out problems"))
@@ -118,24 +119,33 @@ def prepare_run_dir(config: Config, *, goes_on: bool = False) -> Path:
     return run_dir
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sinks:
+    """Where a run reports to."""
+
+    metrics: Sequence[MetricSink]
+    samples: Sequence[SampleSink]
+
+
 @contextmanager
-def open_sinks(config: Config, *, total_steps: int | None = None) -> Iterator[list[MetricSink]]:
-    """Console, metrics.jsonl and wandb, closed on the way out whatever happens."""
+def open_sinks(config: Config, *, total_steps: int | None = None) -> Iterator[Sinks]:
+    """Console, metrics.jsonl, samples.jsonl and wandb, closed on the way out whatever happens."""
     run_dir = config.run_dir
-    sinks: list[MetricSink] = [JsonlSink(run_dir / "metrics.jsonl")]
+    metrics: list[MetricSink] = [JsonlSink(run_dir / "metrics.jsonl")]
+    samples: list[SampleSink] = [SampleFile(run_dir / SAMPLES)]
     if config.logging.console:
-        sinks.append(ConsoleSink(total_steps or config.trainer.steps, console))
+        metrics.append(ConsoleSink(total_steps or config.trainer.steps, console))
     if config.logging.wandb_project:
-        sinks.append(
-            WandbSink(
-                project=config.logging.wandb_project,
-                name=config.run.name,
-                folder=run_dir,
-                config=json.loads(config.model_dump_json()),
-            )
+        wandb = WandbSink(
+            project=config.logging.wandb_project,
+            name=config.run.name,
+            folder=run_dir,
+            config=json.loads(config.model_dump_json()),
         )
+        metrics.append(wandb)
+        samples.append(wandb)
     try:
-        yield sinks
+        yield Sinks(metrics=metrics, samples=samples)
     finally:
-        for sink in sinks:
+        for sink in (*metrics, *samples):
             sink.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pydantic.fields import FieldInfo
 from pacore_rl.config import Config
 
 REQUIRED = "(must be given)"
+_REPEATED: dict[Any, str] = {dict: ".NAME", tuple: "[i]"}
+"""How keys within a mapping or a list of sections are written."""
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -24,7 +27,8 @@ class Setting:
     """One leaf of the configuration tree."""
 
     key: str
-    """Dotted path, e.g. ``ppo.clip_range``."""
+    """Dotted path, e.g. ``ppo.clip_range``; in a mapping of sections ``NAME`` stands for the user's name, in a list
+    ``[i]`` for the index: ``curation.sources.NAME.path``."""
     kind: str
     """What it accepts, in words: ``integer > 0``, ``auto | cpu | cuda``."""
     default: str
@@ -50,9 +54,11 @@ def sections(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, str
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """The value of every setting by its key; settings within an optional section that is null are left out."""
+    """The value of every setting by its key; those in a section that is null, in mappings and lists left out."""
     found: dict[str, Any] = {}
     for setting in settings():
+        if any(mark in setting.key for mark in _REPEATED.values()):
+            continue  # shown as part of what holds them
         value: Any = config
         for name in setting.key.split("."):
             value = None if value is None else getattr(value, name)
@@ -70,6 +76,26 @@ def _outer_keys(key: str) -> list[str]:
 def is_section(key: str) -> bool:
     """Whether ``key`` names a group of settings, not a setting."""
     return key in sections()
+
+
+def setting_at(key: str) -> Setting | None:
+    """The setting that a key of a recipe sets, or lies within: ``curation.sources.dapo.path``, ``ppo.clip_range``."""
+    return next((one for one in settings() if _pattern(one.key).match(key)), None)
+
+
+def settings_within(key: str) -> list[str]:
+    """Names of the settings of a section, wherever it stands: ``curation.sources.dapo`` has path, licence, ..."""
+    depth = key.count(".") + 1
+    heads = [(one.key.split("."), one) for one in settings() if one.key.count(".") >= depth]
+    return [".".join(parts[depth:]) for parts, _ in heads if _pattern(".".join(parts[:depth])).match(key)]
+
+
+@cache
+def _pattern(key: str) -> re.Pattern[str]:
+    """Matches the key itself, and, where it holds no settings of its own, whatever is within it."""
+    exact = re.escape(key).replace(r"\.NAME", r"\.[^.]+").replace(r"\[i\]", r"\[\d+\]")
+    holds_settings = any(one.key.startswith((f"{key}.", f"{key}[")) for one in settings())
+    return re.compile(f"{exact}$" if holds_settings else f"{exact}(?:$|[.[])")
 
 
 def plain(value: Any) -> str:
@@ -92,9 +118,10 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
         default = REQUIRED if field.is_required() else plain(field.get_default(call_default_factory=True))
         doc = " ".join((field.description or "").split())
         yield Setting(key=f"{prefix}{name}", kind=_kind(field), default=default, doc=doc)
-        for optional in typing.get_args(annotation):
-            if _is_model(optional):  # what it holds, where it is given
-                yield from _walk(optional, f"{prefix}{name}.")
+        mark = _REPEATED.get(typing.get_origin(annotation), "")
+        for inner in typing.get_args(annotation):
+            if _is_model(inner):  # what it holds, where it is given
+                yield from _walk(inner, f"{prefix}{name}{mark}.")
 
 
 def _is_model(annotation: Any) -> typing.TypeGuard[type[BaseModel]]:

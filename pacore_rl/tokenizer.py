@@ -30,8 +30,8 @@ class HuggingFaceTokenizer:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def load_tokenizer(path: str) -> HuggingFaceTokenizer:
-    """The tokenizer of a Hugging Face folder or hub id.
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> HuggingFaceTokenizer:
+    """The tokenizer of a Hugging Face folder or hub id; Python that comes with it runs only where that is asked for.
 
     Raises:
         ValueError: there is no such model, it has no tokenizer, or the tokenizer has no chat template.
@@ -44,7 +44,7 @@ def load_tokenizer(path: str) -> HuggingFaceTokenizer:
             "hub id such as Qwen/Qwen3-8B. The quickstart's model is recipes/tiny_base."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.path={path} holds no usable tokenizer ({first_line(error)}); copy tokenizer.json and "

@@ -31,11 +31,12 @@ from pacore_rl.checkpoints.store import CheckpointStore, Position
 from pacore_rl.collection import Collector, Pool, collect
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
-from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Scorer
+from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, SampleSink, Scorer
 from pacore_rl.learned import Learned
-from pacore_rl.metrics import Stopwatch
+from pacore_rl.metrics import Stopwatch, memory_metrics, scoring_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
+from pacore_rl.samples import choose_samples
 from pacore_rl.step_checks import agrees, check_on_policy, check_scoring, count_equal_rewards
 from pacore_rl.termination import Terminated, TerminatedSaved, termination_deferred
 from pacore_rl.types import ExperienceBatch, Float32, Problem
@@ -61,6 +62,7 @@ class Trainer:
     problems: Sequence[Problem]
     pool: Pool
     sinks: Sequence[MetricSink]
+    sample_sinks: Sequence[SampleSink] = ()
     evaluate_held_out: HeldOutEvaluation | None = None
     write_messages: WriteMessages | None = None
     """Needed where ``synthesis.refresh_every_steps`` asks for online messages."""
@@ -163,7 +165,11 @@ class Trainer:
             with watch.phase("sync"):
                 engine.sync_weights(version)
         with watch.phase("report"):
-            metrics = learned.metrics(rows, batch, config, sampled_by=before.weight_version)
+            metrics = learned.metrics(rows, batch, config, sampled_by=before.weight_version) | memory_metrics()
+            metrics |= scoring_metrics(
+                rows, waited_seconds=watch.seconds["score"], num_workers=config.reward.num_workers
+            )
+            self.log_samples(step, rows)
         self.log(step, metrics | watch.metrics(generated_tokens=collector.num_generated_tokens))
         return Position(
             step=step,
@@ -279,6 +285,13 @@ class Trainer:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for sink in self.sinks:
             sink.log(step, metrics)
+
+    def log_samples(self, step: int, rows: Sequence[Scored]) -> None:
+        settings = self.config.logging
+        if self.sample_sinks and settings.sample_problems_per_step:
+            samples = choose_samples(rows, settings, seed=self.config.run.seed, step=step)
+            for sink in self.sample_sinks:
+                sink.log_samples(samples)
 
 
 def is_due(step: int, period: int) -> bool:

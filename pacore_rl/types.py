@@ -141,6 +141,8 @@ class GenerationRequest:
     num_samples: int
     seed: int
     """Sample i draws from a stream fixed by (seed, i): the same request repeats on the same weights."""
+    first_sample: int = 0
+    """Index i of the first of them, where samples before it are there already."""
     continues: Trajectory | None = None
     """An ``unfinished`` response to go on with, under the weights of now; then ``num_samples`` is 1."""
 

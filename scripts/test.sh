@@ -38,7 +38,7 @@ check "ruff check" "$venv/bin/python" -m ruff check
 check "ruff format" "$venv/bin/python" -m ruff format --check
 check "pyright" "$venv/bin/python" -m pyright --pythonpath "$venv/bin/python"
 check "pytest" timeout --foreground --signal INT --kill-after 60 "$limit" "$venv/bin/python" -m pytest \
-  -n "$processes" --dist loadfile "${selection[@]}" "$@"
+  -n "$processes" --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@"
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -18,6 +18,27 @@ from pacore_rl.synthesis.message_pool import MessagePool
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_BASE = REPOSITORY / "recipes" / "tiny_base"
 
+LONG_FILES = (
+    "engine/test_training.py",
+    "test_interrupt.py",
+    "engine/test_weight_sync.py",
+    "test_quickstart.py",
+    "engine/test_learner.py",
+    "engine/test_learner_layouts.py",
+    "engine/",
+)
+"""What takes minutes, the longest first: begun last, one of these would leave the other processes idle at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, else in the order found (``--no-loadscope-reorder`` hands files out in this order)."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(REPOSITORY / "tests").as_posix()
+        return next((i for i, start in enumerate(LONG_FILES) if name.startswith(start)), len(LONG_FILES))
+
+    items.sort(key=rank)
+
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,7 +18,7 @@ from pacore_rl.problems import load_problems
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
 COMMANDS = ["", "train", "pool", "curate", "curate arithmetic", "curate stage1", "curate stage2", "evaluate", "doctor"]
-COMMANDS += ["plan", "quickstart"]
+COMMANDS += ["plan", "quickstart", "report", "watch", "export"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 
 
@@ -152,6 +152,29 @@ class TestFiles:
     def test_evaluation_needs_held_out_problems(self, recipe: Path) -> None:
         refused = cli("evaluate", str(recipe), cwd=recipe.parent)
         assert refused.returncode == 2 and "data.held_out_problems" in refused.stderr
+
+
+class TestBenchmarks:
+    @pytest.mark.parametrize(
+        ("arguments", "shown"),
+        [
+            (["--benchmark", "aime2025"], "did you mean 'aime_2025'"),
+            (["--benchmark", "aime_2025=nowhere.jsonl"], "no problem file at nowhere.jsonl"),
+            (["--endpoint", "http://127.0.0.1:9/v1"], "Add --benchmark NAME"),
+            (["--benchmark", "aime_2025", "--endpoint", "localhost"], "is no address of a server"),
+            (["evaluation.benchmarks.pool_size=8", "--benchmark", "aime_2025"], "first round of 32 samples"),
+        ],
+    )
+    def test_a_mistake_costs_one_screen_and_exit_2(self, recipe: Path, arguments: list[str], shown: str) -> None:
+        refused = cli("evaluate", str(recipe), *arguments, cwd=recipe.parent)
+        assert refused.returncode == 2, refused.stderr
+        assert shown in " ".join(refused.stderr.replace("│", " ").split())
+        assert not list(recipe.parent.glob("runs/*"))
+
+    def test_a_folder_without_an_evaluation_is_told(self, tmp_path: Path) -> None:
+        refused = cli("report", str(tmp_path))
+        assert refused.returncode == 2
+        assert "pacore-rl evaluate RECIPE" in " ".join(refused.stderr.replace("│", " ").split())
 
 
 class TestArithmetic:

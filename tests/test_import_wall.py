@@ -21,6 +21,7 @@ PURE = (
     "pacore_rl/ppo",
     "pacore_rl/rewards",
     "pacore_rl/evaluation",
+    "pacore_rl/inference",
     "pacore_rl/planning",
     "pacore_rl/preflight.py",
     "pacore_rl/dry_run.py",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pacore_rl.experience import Draw, Scored, experience_batch, is_trainable
-from pacore_rl.metrics import policy_metrics, scoring_failures, synthesis_metrics
+from pacore_rl.metrics import policy_metrics, scoring_failures, scoring_metrics, synthesis_metrics
 from pacore_rl.types import Float32, MessageSet, Outcome, Problem, Trajectory, Turn, Verdict
 
 
@@ -55,6 +57,18 @@ def test_our_failures_are_masked_and_counted() -> None:
     assert scoring_failures(rows) == 1
     assert [is_trainable(row) for row in rows] == [True, False, False]
     assert synthesis_metrics(rows)["synthesis/accuracy"] == 0.5
+
+
+def test_scoring_that_hides_behind_generation() -> None:
+    rows = [scored(draw("p"), True) for _ in range(3)]
+    rows = [replace(row, verdict=replace(row.verdict, seconds=4.0)) for row in rows]
+    shared = replace(rows[0], trajectory=rows[1].trajectory)  # an equal answer: its verdict is the first one's
+    metrics = scoring_metrics([*rows, shared], waited_seconds=1.5, num_workers=2)
+    assert metrics["throughput/scoring_work_seconds"] == 12.0
+    assert metrics["throughput/scoring_overlap"] == 0.75
+    assert scoring_metrics(rows, waited_seconds=60.0, num_workers=2)["throughput/scoring_overlap"] == 0.0
+    at_once = scoring_metrics([scored(draw("p"), True)], waited_seconds=0.1, num_workers=2)
+    assert at_once == {"throughput/scoring_work_seconds": 0.0}
 
 
 def test_no_row_to_learn_from_is_an_error() -> None:

@@ -93,6 +93,17 @@ class TestExtends:
         assert config.evaluation.num_problems == 7
         assert (config.ppo.problems_per_step, config.ppo.responses_per_problem) == (2, 8)
 
+    def test_a_reward_of_the_users_own_is_one_line(self, tmp_path: Path) -> None:
+        base = write(tmp_path / "base.yaml", SMALL + "reward: {num_workers: 3, custom: {timeout_seconds: 9}}\n")
+        recipe = write(tmp_path / "mine.yaml", "extends: base.yaml\nreward: my_package.my_module:score\n")
+        reward = load_config(recipe).reward
+        assert (reward.custom.name, reward.num_workers) == ("my_package.my_module:score", 3)
+        assert reward.custom.timeout_seconds == 9
+        assert load_config(base, ["reward=other:score"]).reward.custom.name == "other:score"
+        assert "mine.yaml, line 2" in origins(recipe)["reward.custom.name"]
+        write(recipe, "extends: base.yaml\nreward: maths\n")
+        assert "line 2" in refusal(recipe)
+
     def test_origins_name_file_line_and_override(self, tmp_path: Path) -> None:
         base = write(tmp_path / "base.yaml", SMALL)
         top = write(tmp_path / "top.yaml", "extends: base.yaml\nppo:\n  gamma: 0.9\n")

@@ -10,8 +10,14 @@ from rich.console import Console
 
 from pacore_rl import __version__
 from pacore_rl.cli.curate import curate
+from pacore_rl.cli.evaluate import evaluate
+from pacore_rl.cli.export import export
 from pacore_rl.cli.guard import guard
+from pacore_rl.cli.infer import infer
 from pacore_rl.cli.options import Debug, ModelPath, Overrides, Problems, Recipe, existing, given, say_done
+from pacore_rl.cli.report import report
+from pacore_rl.cli.serve import serve
+from pacore_rl.cli.watch import watch
 
 _HELP = """Reinforcement learning of parallel coordinated reasoning (PaCoRe, arXiv 2601.05593).
 
@@ -21,16 +27,25 @@ A model answers a problem many times in parallel, and learns to write one better
 
   1. [cyan]doctor[/]         is this machine able to run?
   2. [cyan]quickstart[/]     everything below in miniature, without a GPU
-  3. [cyan]pool[/]           cache round-1 messages of every problem
-  4. [cyan]curate stage1[/]  keep problems whose messages are sometimes right
-  5. [cyan]train[/]          PPO on synthesis
-  6. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
-  7. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines
+  3. [cyan]curate[/]         raw problems to curated ones, their round-1 messages, and the set of stage 1
+                    ([cyan]pool[/] and [cyan]curate stage1 --out[/] do it for a file of problems)
+  4. [cyan]train[/]          PPO on synthesis; [cyan]watch[/] serves its page while it goes on
+  5. [cyan]curate stage2[/]  keep problems whose synthesis is sometimes right; then [cyan]train[/] again
+  6. [cyan]evaluate[/]       accuracy against test-time compute, beside the baselines; held-out problems or benchmarks
+  7. [cyan]report[/]         a run as a page of charts and samples; an evaluation as the paper's tables and figures
+  8. [cyan]export[/]         a Hugging Face folder that vllm serve loads, with a model card
+  9. [cyan]infer[/]          answer questions through a served model, in rounds; [cyan]serve[/] offers that as an API
 """
 app = typer.Typer(
     name="pacore-rl", help=_HELP, rich_markup_mode="rich", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(curate, name="curate")
+app.command()(evaluate)
+app.command()(report)
+app.command()(watch)
+app.command()(export)
+app.command()(infer)
+app.command()(serve)
 
 
 def main() -> None:
@@ -129,43 +144,12 @@ def pool(
 
         config = load_config(recipe, overrides or [])
         out = given(out, config.data.pool, "--out", "data.pool")
-        source = existing(problems or config.data.problems, "--problems")
+        source = existing(given(problems, config.data.problems, "--problems", "data.problems"), "--problems")
         outputs.add(out)
         from pacore_rl import curation_runs
 
         curation_runs.make_pool(config, problems=source, out=out, size=size, model=model)
         say_done(out, f"pacore-rl curate stage1 {recipe} --problems {source} --pool {out} --out STAGE1.jsonl")
-
-
-@app.command()
-def evaluate(
-    recipe: Recipe,
-    overrides: Overrides = None,
-    model: ModelPath = None,
-    out: Annotated[
-        Path | None, typer.Option(help="File of the results (JSON).", show_default="RUN_DIR/evaluation.json")
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Measure a model on held-out problems: synthesis at every K, beside votes, solo and swapped references.
-
-    Example: [cyan]pacore-rl evaluate recipes/quickstart.yaml --model CHECKPOINT --out runs/evaluation.json[/]
-
-    Next: the same with the model before training, and compare the two tables.
-    """
-    with guard(debug=debug) as outputs:
-        from pacore_rl.recipes import load_config
-
-        config = load_config(recipe, overrides or [])
-        held_out = given(None, config.data.held_out_problems, None, "data.held_out_problems")
-        existing(held_out, "data.held_out_problems")
-        existing(given(None, config.data.held_out_pool, None, "data.held_out_pool"), "data.held_out_pool")
-        results = out or config.run_dir / "evaluation.json"
-        outputs.add(results)
-        from pacore_rl import runs
-
-        runs.evaluate(config, model=model, out=results)
-        say_done(results, f"pacore-rl evaluate {recipe} --model OTHER --out OTHER.json, to compare")
 
 
 @app.command()

@@ -13,6 +13,19 @@ HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0
 FRAME_HEADER_BYTES, FRAME_TYPE_SETTINGS = 9, 4
 
 
+def check_authentication() -> None:
+    """Refuse a cluster that runs whatever anybody sends it.
+
+    Raises:
+        ValueError: Ray's token authentication was turned off.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        raise ValueError(
+            f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} turns Ray's token authentication off: whoever reaches its "
+            "ports would run code as you. Unset it, or set it to token (docs/clusters.md says where the token lies)."
+        )
+
+
 def resolve_address(address: str) -> str:
     """The host:port behind ``cluster.address``, where something answers as Ray's head does.
 

@@ -82,7 +82,8 @@ def probe_requests(config: Config) -> list[GenerationRequest]:
     length = SHORT_PROMPT_TOKENS
     if original is not None and int(original) + SHORT_PROMPT_TOKENS <= LONGEST_PROBE_TOKENS:
         length = int(original) + SHORT_PROMPT_TOKENS
-    vocabulary = AutoConfig.from_pretrained(config.model.path).get_text_config().vocab_size
+    settings = AutoConfig.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    vocabulary = settings.get_text_config().vocab_size
     rng = np.random.default_rng(config.run.seed)
     # The upper part of a vocabulary holds special tokens, and rows of no token at all.
     return [

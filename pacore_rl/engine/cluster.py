@@ -25,7 +25,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
-from pacore_rl.engine.address import resolve_address
+from pacore_rl.engine.address import check_authentication, resolve_address
 from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
@@ -58,6 +58,7 @@ def ray_cluster(config: Config, *, learners: bool, wait_seconds: float = 0.0) ->
     Raises:
         ValueError: there is no cluster at the address, or too little hardware for the run.
     """
+    check_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A thread that still waits for a worker when the cluster is gone must not start another one.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -110,7 +111,8 @@ def _plan_on_nodes(config: Config, *, learners: bool) -> PlacementPlan:
 def _start_private(config: Config, *, learners: bool) -> PlacementPlan:
     num_gpus = torch.cuda.device_count()
     plan = plan_placement(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
-    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1, os.cpu_count() or 1)
+    scoring = config.reward.num_workers if config.reward.placement == "ray" else 0
+    num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1 + scoring, os.cpu_count() or 1)
     check_fits(plan, {"this machine": {"CPU": num_cpus, "GPU": num_gpus}})
     ray.init(
         address="local",

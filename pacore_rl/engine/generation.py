@@ -1,13 +1,15 @@
 """Responses under way in one vLLM engine: jobs in, ``Response`` records out, and trajectories made of these.
 
 Every sample is an engine request of its own, with the seed that vLLM would give to sample i of a request with n > 1;
-so each response comes out when it ends, and the prefix cache still prefills a prompt once.
+so each response comes out when it ends, and the prefix cache still prefills a prompt once. vLLM's own samples (n > 1)
+come out together, when the last of them has ended.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from pacore_rl.types import Finish, Float32, GenerationRequest, Int32, Sampling,
 if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput
     from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
     from vllm.v1.engine.llm_engine import LLMEngine
 
 MAX_STEPS_IN_FLIGHT = 8
@@ -60,8 +63,8 @@ class Generation:
         self._requests, self._sampling = requests, sampling
         self._context_window_tokens = context_window_tokens
         self._weight_version = weight_version
-        self._token_ids: dict[int, list[int]] = {}
-        """By request: what its samples start from, the prompt and what is there of a continued response."""
+        self._prepared: dict[int, EngineCoreRequest] = {}
+        """By request: checked by vLLM, and all that its samples share. Checking each sample costs a few percent."""
 
     @property
     def busy(self) -> bool:
@@ -98,7 +101,6 @@ class Generation:
 
     def _submit(self, job: Job) -> Finish | None:
         from vllm.exceptions import VLLMClientError
-        from vllm.inputs.engine import tokens_input
 
         index, sample = job
         request = self._requests[index]
@@ -109,27 +111,46 @@ class Generation:
         max_tokens = min(room - position, token_budget(request, self._sampling))
         if max_tokens <= 0:
             return "truncated"
-        params = self._sampling_params(sample_seed(request.seed, sample, position), max_tokens)
         try:
-            self._engine.add_request(f"{index}/{sample}", tokens_input(self._start_ids(index)), params)
+            if index not in self._prepared:
+                self._prepared[index] = self._prepare(index, max_tokens)
         except (VLLMClientError, ValueError):
             return "failed"
+        seed = sample_seed(request.seed, request.first_sample + sample, position)
+        self._enqueue(self._prepared[index], f"{index}/{sample}", seed)
         return None
 
-    def _start_ids(self, index: int) -> list[int]:
-        if index not in self._token_ids:
-            request = self._requests[index]
-            so_far = [] if request.continues is None else request.continues.response_ids.tolist()
-            self._token_ids[index] = request.prompt_ids.tolist() + so_far
-        return self._token_ids[index]
+    def _prepare(self, index: int, max_tokens: int) -> EngineCoreRequest:
+        """A request as the engine takes it; its samples start from the prompt and what there is of a response."""
+        from vllm.inputs.engine import tokens_input
 
-    def _sampling_params(self, seed: int, max_tokens: int) -> SamplingParams:
+        request = self._requests[index]
+        so_far = [] if request.continues is None else request.continues.response_ids.tolist()
+        return self._engine.input_processor.process_inputs(
+            str(index),
+            tokens_input(request.prompt_ids.tolist() + so_far),
+            self._sampling_params(max_tokens),
+            supported_tasks=self._engine.get_supported_tasks(),
+        )
+
+    def _enqueue(self, prepared: EngineCoreRequest, request_id: str, seed: int) -> None:
+        """Queue one sample: what ``LLMEngine.add_request`` does for each of n samples, but for their common parent."""
+        request = copy(prepared)
+        request.request_id = request_id
+        request.sampling_params = copy(prepared.sampling_params)
+        assert request.sampling_params is not None, "generation has sampling parameters"
+        request.sampling_params.seed = seed
+        self._engine.input_processor.assign_request_id(request)
+        self._engine.output_processor.add_request(request, None, None, 0)
+        self._engine.engine_core.add_request(request)
+
+    def _sampling_params(self, max_tokens: int) -> SamplingParams:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         return SamplingParams(
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
-            seed=seed,
+            seed=0,  # each sample has its own
             max_tokens=max_tokens,
             logprobs=0,  # of the chosen token only
             flat_logprobs=True,

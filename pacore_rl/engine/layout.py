@@ -19,7 +19,7 @@ def check_layout(config: Config) -> None:
         ValueError: a path holds no model, heads cannot be shared out over ``sequence_parallel`` or
             ``tensor_parallel`` ranks, the architecture has no critic, or ``critic.path`` is no critic for this policy.
     """
-    policy = read_settings("model.path", config.model.path)
+    policy = read_settings("model.path", config.model.path, trust_remote_code=config.model.trust_remote_code)
     if type(policy) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
         raise ValueError(
             f"model.path={config.model.path} is of architecture {policy.model_type}, and a critic needs transformers' "
@@ -28,14 +28,14 @@ def check_layout(config: Config) -> None:
         )
     critic = policy
     if config.critic.path is not None:
-        critic = read_settings("critic.path", config.critic.path)
+        critic = read_settings("critic.path", config.critic.path, trust_remote_code=config.model.trust_remote_code)
         _check_critic(config, policy, critic)
     _check_heads("actor.sequence_parallel", config.actor.sequence_parallel, policy)
     _check_heads("critic.sequence_parallel", config.critic.sequence_parallel, critic)
     _check_heads("rollout.tensor_parallel", config.rollout.tensor_parallel, policy)
 
 
-def read_settings(setting: str, path: str) -> Any:
+def read_settings(setting: str, path: str, *, trust_remote_code: bool) -> Any:
     """The configuration of the model at ``path``, which ``setting`` names in messages.
 
     Raises:
@@ -43,8 +43,13 @@ def read_settings(setting: str, path: str) -> Any:
     """
     check_folder(setting, path)
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        if "custom code" in str(error) and not trust_remote_code:
+            raise ValueError(
+                f"{setting}={path} comes with Python of its own, which model.trust_remote_code=false does not run. "
+                "Read that code; if you trust it as your own, set model.trust_remote_code=true."
+            ) from error
         raise ValueError(
             f"{setting}={path} has no configuration that transformers can read "
             f"({first_line(error)}); give a Hugging Face folder with a config.json, or a hub id that this machine can "

@@ -149,6 +149,7 @@ class LearnerGroup:
                     "grad_norm": grad_norm,
                     "lr": rate,
                     "padding_share": tokens.padding_share,
+                    f"memory/{self.role}_gib": max(result.memory_gib for result in flat),
                 }
             )
 

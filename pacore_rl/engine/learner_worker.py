@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class StepResult:
     """Largest probability ratio (actor); 0 for the critic."""
     grad_norm: float
     """Global gradient norm before clipping; the same on every rank."""
+    memory_gib: float
+    """Largest that this rank's process has held: of its GPU's memory, or of main memory where it has none."""
     skipped: bool = False
     """Whether the gradient was no number, and the step left out: then everything above is 0."""
 
@@ -155,7 +158,7 @@ class LearnerWorker:
         """Write the weights as a Hugging Face folder, from rank 0; the other ranks supply their shards."""
         weights = self.full_weights()
         if self.rank == 0:
-            save_model(self.model, weights, self.config.model.path, folder)
+            save_model(self.model, weights, self.config.model, folder)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter of the model, whole and merged with its adapter, on the CPU of rank 0 (empty elsewhere)."""
@@ -184,7 +187,7 @@ class LearnerWorker:
         with disk_errors():
             write_pieces(path, snapshot.pieces, snapshot.notes)
             if self.rank == 0:
-                save_model(self.model, snapshot.weights, self.config.model.path, folder / self.role)
+                save_model(self.model, snapshot.weights, self.config.model, folder / self.role)
                 written += sorted(file for file in (folder / self.role).rglob("*") if file.is_file())
         return [sync_and_hash(file, folder) for file in written]
 
@@ -312,8 +315,14 @@ class LearnerWorker:
                     f"{self.role} rank {self.rank}: the gradient of step {step} is no number. Lower the "
                     "learning rate and go on with --resume auto; surviving.on_nonfinite=skip leaves such steps out."
                 )
-            return StepResult(sums=dict.fromkeys(totals, 0.0), ratio_max=0.0, grad_norm=0.0, skipped=True)
-        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm)
+            nothing = dict.fromkeys(totals, 0.0)
+            return StepResult(sums=nothing, ratio_max=0.0, grad_norm=0.0, memory_gib=self._memory_gib(), skipped=True)
+        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, memory_gib=self._memory_gib())
+
+    def _memory_gib(self) -> float:
+        if self.device.kind == "cuda":
+            return torch.cuda.max_memory_allocated(self.torch_device) / 1024**3
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux counts it in KiB
 
     def _policy_losses(self, minibatch: Minibatch, i: int) -> _Losses:
         log_probs, entropies = self.engine(**self._inputs(minibatch.micro_batches[i]))

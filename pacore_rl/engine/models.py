@@ -123,20 +123,21 @@ def load_critic(
     return model
 
 
-def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], tokenizer_path: str, folder: Path) -> None:
+def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], source: ModelConfig, folder: Path) -> None:
     """Write a Hugging Face folder (weights, configuration, tokenizer) that appears whole or not at all.
 
     Args:
         model: supplies the configuration.
         weights: full tensors by parameter name, tied weights once.
-        tokenizer_path: model folder or hub id whose tokenizer and chat template are copied.
+        source: the model whose tokenizer and chat template are copied.
         folder: replaced if it exists.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.save_pretrained(partial, state_dict=dict(weights))
-    AutoTokenizer.from_pretrained(tokenizer_path).save_pretrained(partial)
+    tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+    tokenizer.save_pretrained(partial)
     for file in partial.rglob("*"):
         if file.is_file():
             sync(file)
@@ -147,10 +148,12 @@ def _load_options(config: ModelConfig, dtype: torch.dtype, path: str) -> dict[st
     """Arguments of ``from_pretrained``, after checking that a local folder holds a model."""
     check_folder("model.path" if path == config.path else "critic.path", path)
     document_attention.register()
-    settings = AutoConfig.from_pretrained(path)
+    trust = {"trust_remote_code": config.trust_remote_code}
+    settings = AutoConfig.from_pretrained(path, **trust)
     if config.rope_scaling is not None:
         settings.rope_parameters = {**(settings.rope_parameters or {}), **config.rope_scaling}
-    return {"config": settings, "dtype": dtype, "attn_implementation": document_attention.DOCUMENT_ATTENTION}
+    attention = {"attn_implementation": document_attention.DOCUMENT_ATTENTION}
+    return {"config": settings, "dtype": dtype} | attention | trust
 
 
 def check_folder(setting: str, path: str) -> None:

@@ -219,6 +219,7 @@ class RolloutWorker:
         settings: dict[str, Any] = {
             "model": self._model_path,
             "dtype": str(self._device.dtype(model.dtype)).removeprefix("torch."),
+            "trust_remote_code": model.trust_remote_code,
             "seed": self._config.run.seed,
             "max_model_len": self._context_window_tokens,
             "max_num_seqs": rollout.max_concurrent_sequences,
@@ -254,8 +255,8 @@ class RolloutWorker:
         """The model's own rope parameters with the run's on top, as the learners merge them."""
         from transformers import AutoConfig
 
-        own = AutoConfig.from_pretrained(self._model_path).rope_parameters or {}
-        return {**own, **overrides}
+        settings = AutoConfig.from_pretrained(self._model_path, trust_remote_code=self._config.model.trust_remote_code)
+        return {**(settings.rope_parameters or {}), **overrides}
 
     @property
     def _num_processes(self) -> int:

@@ -7,10 +7,10 @@ stay apart for colour-blind readers; marker shapes and labels at the lines repea
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,11 +21,12 @@ from pacore_rl.evaluation.configurations import ConfigurationResult, Configurati
 from pacore_rl.evaluation.report import EvaluationReport
 from pacore_rl.evaluation.statistics import Estimate
 from pacore_rl.evaluation.table import configuration_name
+from pacore_rl.problems import write_atomically
 
 BLUE, VERMILION, GREY, INK = "#0072B2", "#D55E00", "#8A8F98", "#22262B"
 DOTS_PER_INCH = 160
 SCALING_TITLE = "Accuracy against test-time compute: PaCoRe and self-consistency"
-_HALO: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]
+HALO: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]
 CONTROL_LABELS = {
     "message_accuracy": "message accuracy",
     "majority_vote": "majority vote\n(same messages)",
@@ -65,7 +66,7 @@ def plot_scaling(before: EvaluationReport, after: EvaluationReport, path: Path, 
         f"test-time compute: generated tokens per answer (log scale)   ·   {num_problems} problems, 95% intervals",
         fontsize=9.5, color=INK,
     )  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_controls(before: EvaluationReport, after: EvaluationReport, path: Path, *, title: str | None = None) -> None:
@@ -81,7 +82,7 @@ def plot_controls(before: EvaluationReport, after: EvaluationReport, path: Path,
         positions = [index + offset for index in range(len(names))]
         axis.bar(positions, [e.mean for e in estimates], width=0.36, color=colour, label=label, zorder=2)
         axis.errorbar(
-            positions, [e.mean for e in estimates], yerr=_bars(estimates), fmt="none", ecolor=INK,
+            positions, [e.mean for e in estimates], yerr=bars(estimates), fmt="none", ecolor=INK,
             elinewidth=1, capsize=2.5, zorder=3,
         )  # fmt: skip
         for x, estimate in zip(positions, estimates, strict=True):
@@ -90,7 +91,7 @@ def plot_controls(before: EvaluationReport, after: EvaluationReport, path: Path,
                 ha="center", fontsize=9, color=INK,
             )  # fmt: skip
     axis.set_xticks(range(len(names)), [CONTROL_LABELS[name] for name in names], fontsize=9)
-    _dress(axis)
+    dress(axis)
     axis.set_ylabel("accuracy on held-out problems", fontsize=9)
     axis.set_ylim(0, axis.get_ylim()[1] * 1.06)
     axis.legend(frameon=False, fontsize=9, loc="upper left")
@@ -99,7 +100,7 @@ def plot_controls(before: EvaluationReport, after: EvaluationReport, path: Path,
         title or f"Synthesis beside its controls ({num_problems} problems, 95% intervals)",
         loc="left", fontsize=12, fontweight="bold", color=INK,
     )  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _scaling_panel(axis: Axes, result: ConfigurationsResult) -> None:
@@ -120,16 +121,16 @@ def _scaling_panel(axis: Axes, result: ConfigurationsResult) -> None:
     for run in runs:
         marker = "o" if len(run.configuration) == 1 else "D"
         axis.errorbar(
-            run.ttc_tokens.mean, run.accuracy.mean, yerr=_bars([run.accuracy]), fmt=marker, ms=6.5, color=BLUE,
+            run.ttc_tokens.mean, run.accuracy.mean, yerr=bars([run.accuracy]), fmt=marker, ms=6.5, color=BLUE,
             elinewidth=1.2, capsize=3, markeredgecolor="white", markeredgewidth=0.8, zorder=4,
         )  # fmt: skip
         _name_run(axis, run)
     axis.set_xscale("log")
     axis.margins(x=0.1)
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_count(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    _dress(axis)
+    dress(axis)
 
 
 def _name_run(axis: Axes, run: ConfigurationResult) -> None:
@@ -140,7 +141,7 @@ def _name_run(axis: Axes, run: ConfigurationResult) -> None:
         xytext=(2, 3) if single else (3, -3), textcoords="offset points", ha="right" if single else "left",
         va="bottom" if single else "top", fontsize=9, color=BLUE, fontweight="bold", zorder=5,
     )  # fmt: skip
-    text.set_path_effects(_HALO)
+    text.set_path_effects(HALO)
 
 
 def _label(axis: Axes, words: str, x: float, estimate: Estimate, colour: str) -> None:
@@ -148,10 +149,11 @@ def _label(axis: Axes, words: str, x: float, estimate: Estimate, colour: str) ->
         words, (x, estimate.low), xytext=(0, -4), textcoords="offset points", ha="left", va="top",
         fontsize=9, color=colour,
     )  # fmt: skip
-    text.set_path_effects(_HALO)
+    text.set_path_effects(HALO)
 
 
-def _dress(axis: Axes) -> None:
+def dress(axis: Axes) -> None:
+    """The plain look of every panel whose vertical axis is a share."""
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="y", color="#E4E6EA", lw=0.8)
     axis.set_axisbelow(True)
@@ -160,7 +162,7 @@ def _dress(axis: Axes) -> None:
     axis.tick_params(which="both", length=0, labelsize=9, colors=INK)
 
 
-def _bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     """Lengths [2][N] of error bars below and above the means."""
     return [[e.mean - e.low for e in estimates], [e.high - e.mean for e in estimates]]
 
@@ -169,19 +171,17 @@ def _all_accuracies(result: ConfigurationsResult) -> list[Estimate]:
     return [run.accuracy for run in result.configurations] + [point.accuracy for point in result.self_consistency]
 
 
-def _short_count(value: float) -> str:
+def short_count(value: float) -> str:
+    """``1500`` as 1.5k."""
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write the PNG whole or not at all."""
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG or SVG, by the path's suffix; the file is complete or absent, and the same figure gives the same."""
     FigureCanvasAgg(figure)
+    kind = path.suffix.removeprefix(".")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(buffer.getvalue())
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    with rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(buffer, format=kind, facecolor="white", metadata=metadata)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))

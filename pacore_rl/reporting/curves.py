@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,91 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pacore_rl.reporting.jsonl import read_metrics
+from pacore_rl.reporting.panels import PANELS, Panel
 
-_PALETTE = ("#1b6ca8", "#d1495b", "#2a9d62", "#e09f3e", "#7a5195", "#5c677d")
+_PALETTE = (
+    "#1b6ca8",
+    "#d1495b",
+    "#2a9d62",
+    "#e09f3e",
+    "#7a5195",
+    "#5c677d",
+    "#3aa6b9",
+    "#b36a2e",
+    "#9bb53c",
+    "#c06aa8",
+    "#8a8f98",
+)
 _INK, _FAINT = "#22303c", "#d9dee3"
 _COLUMNS = 3
 _SMOOTH_FROM = 20
 """From this many points on, a running mean is drawn over the points."""
-
-Series = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Panel:
-    title: str
-    lines: Series
-    """Metric key -> legend."""
-    unit: str = ""
-    share: bool = False
-    """Drawn as percentages between 0 and 100."""
-    logarithmic: bool = False
-    stacked: bool = False
-
-
-PANELS = (
-    _Panel(
-        title="Reward and synthesis accuracy",
-        unit="share",
-        share=True,
-        lines={
-            "reward/mean": "reward",
-            "synthesis/accuracy": "synthesis",
-            "messages/majority_vote": "majority vote of its messages",
-            "messages/accuracy": "messages",
-        },
-    ),
-    _Panel(
-        title="Held-out accuracy and controls",
-        unit="share",
-        share=True,
-        lines={
-            "heldout/synthesis": "synthesis",
-            "heldout/majority_vote": "majority vote",
-            "heldout/swapped": "swapped references",
-            "heldout/solo": "solo",
-            "heldout/message_accuracy": "messages",
-        },
-    ),
-    _Panel(
-        title="Right where every message is wrong",
-        unit="share",
-        share=True,
-        lines={"synthesis/emergent_correct": "emergent correctness", "heldout/emergent_correct": "held-out"},
-    ),
-    _Panel(
-        title="Cross-checking words",
-        unit="words per response",
-        lines={"synthesis/cross_check_words": "words per response"},
-    ),
-    _Panel(title="Response length", unit="tokens", lines={"response/length_tokens": "mean length"}),
-    _Panel(title="Truncated responses", unit="share", share=True, lines={"response/truncated_share": "truncated"}),
-    _Panel(
-        title="Value function: explained variance", unit="", lines={"critic/explained_variance": "explained variance"}
-    ),
-    _Panel(title="Entropy of the policy", unit="nats per token", lines={"policy/entropy": "entropy"}),
-    _Panel(
-        title="Log-prob gap, engine and trainer",
-        unit="nats",
-        logarithmic=True,
-        lines={"policy/logprob_gap_mean": "mean", "policy/logprob_gap_max": "largest", "policy/logprob_gap_kl": "KL"},
-    ),
-    _Panel(
-        title="Gradient norms",
-        unit="L2 norm before clipping",
-        logarithmic=True,
-        lines={"policy/grad_norm": "policy", "critic/grad_norm": "value function"},
-    ),
-    _Panel(
-        title="Time of a step",
-        unit="seconds",
-        stacked=True,
-        lines={"time/generate": "generate", "time/score": "score", "time/learn": "learn", "time/sync": "sync"},
-    ),
-    _Panel(
-        title="Generation speed", unit="tokens per second", lines={"throughput/generated_tokens_per_second": "tokens/s"}
-    ),
-)
 
 
 def plot_curves(metrics_jsonl: Path, out_png: Path) -> None:
@@ -123,7 +56,7 @@ def plot_curves(metrics_jsonl: Path, out_png: Path) -> None:
     _save(figure, out_png)
 
 
-def _draw(axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, float]]) -> None:
+def _draw(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, float]]) -> None:
     _dress(axes, panel)
     if panel.stacked:
         _draw_stack(axes, panel, rows)
@@ -134,7 +67,7 @@ def _draw(axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, float]]) -> Non
         axes.legend(fontsize=8, labelcolor=_INK, frameon=True, framealpha=0.75, edgecolor="none")
 
 
-def _dress(axes: Axes, panel: _Panel) -> None:
+def _dress(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, loc="left", fontsize=11, fontweight="bold", color=_INK)
     axes.set_xlabel("step", fontsize=9, color=_INK)
     axes.set_ylabel(panel.unit if not panel.share else "", fontsize=9, color=_INK)
@@ -170,7 +103,7 @@ def _draw_line(axes: Axes, steps: list[float], values: list[float], *, label: st
     axes.plot(steps, running_mean(values, width=max(3, len(values) // 20)), color=colour, linewidth=1.9, label=label)
 
 
-def _draw_stack(axes: Axes, panel: _Panel, rows: Sequence[Mapping[str, float]]) -> None:
+def _draw_stack(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, float]]) -> None:
     measured = [row for row in rows if any(key in row for key in panel.lines)]
     steps = [row["step"] for row in measured]
     present = {key: label for key, label in panel.lines.items() if any(key in row for row in measured)}

@@ -1,6 +1,7 @@
 """Metrics as JSON Lines: one object a line, ``{"schema": 1, "step": 3, "reward/mean": 0.42, ...}``.
 
 JSON has no NaN and no infinity: they are written as the texts "nan", "inf" and "-inf", and read back as numbers.
+A last line without an end is one that is being written, or that a crash cut short: readers leave it out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 SCHEMA = 1
 JOURNALS = ("metrics.jsonl", "samples.jsonl")
@@ -20,32 +21,53 @@ JOURNALS = ("metrics.jsonl", "samples.jsonl")
 _log = logging.getLogger(__name__)
 
 
-class JsonlSink:
-    """Appends to ``path``; each line is on the disk before ``log`` returns.
+class LineFile:
+    """Appends objects to ``path``, a line each; a line is on the disk before ``append`` returns.
 
     A run that resumes opens the same file: a last line that a crash cut short is removed first.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _repair(path)
+        cut_torn_line(path)
         self._file = path.open("ab", buffering=0)
+
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Write the records, after what is there. Raises ``ValueError`` for NaN and infinities."""
+        lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) for record in records]
+        # A lone surrogate, which a tokenizer may leave, has no UTF-8: it is written as a question mark.
+        whole = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        written = self._file.write(whole)
+        if written != len(whole):
+            raise OSError(
+                errno.ENOSPC,
+                f"only {written} of {len(whole)} bytes found room; make some, then go on with --resume auto",
+                self._file.name,
+            )
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that have an end."""
+    # Not splitlines: it would also split at U+2028 and its like, which JSON leaves as they are.
+    return path.read_bytes().decode("utf-8").split("\n")[:-1]
+
+
+class JsonlSink:
+    """Appends a step's metrics to ``path``, on the disk before ``log`` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = LineFile(path)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line. Raises ``ValueError`` for a metric that is not a number."""
         line: dict[str, float | str] = {"schema": SCHEMA, "step": step}
         for key, value in metrics.items():
             line[key] = _writable(key, value)
-        whole = json.dumps(line, allow_nan=False).encode() + b"\n"
-        written = self._file.write(whole)
-        if written != len(whole):
-            raise OSError(
-                errno.ENOSPC,
-                f"only {written} of {len(whole)} bytes of the metrics of step {step} found room; the run can go on "
-                "with --resume auto once there is more",
-                self._file.name,
-            )
-        os.fsync(self._file.fileno())
+        self._file.append(line)
 
     def close(self) -> None:
         self._file.close()
@@ -57,7 +79,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Raises ``ValueError`` naming the line that is no metrics line.
     """
     by_step: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             record = json.loads(line)
             if record.pop("schema") != SCHEMA:
@@ -105,8 +127,8 @@ def _writable(key: str, value: float) -> float | str:
     return int(number) if isinstance(value, int) else number
 
 
-def _repair(path: Path) -> None:
-    """Cut what follows the last line end: a line that a crash left unfinished."""
+def cut_torn_line(path: Path) -> None:
+    """Cut what follows the last line end: a line that a crash left unfinished. A missing file is left alone."""
     if not path.exists():
         return
     with path.open("rb+") as file:

@@ -30,7 +30,10 @@ class ProgressReport:
         console: Console = terminal.console,
         *,
         clock: Callable[[], float] = time.monotonic,
+        note: Callable[[], str] | None = None,
     ) -> None:
+        """``note`` gives a word on the state of the work, shown beside it; with one, call ``advance(0)`` as it goes."""
+        self._note = note
         self.total = total
         self.done = 0
         self._unit = unit
@@ -40,8 +43,9 @@ class ProgressReport:
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
-            self._task = self._bar.add_task(unit, total=total)
+            left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            self._bar = Progress(*columns, *left, console=console, transient=True)
+            self._task = self._bar.add_task(unit, total=total, note="")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -65,13 +69,19 @@ class ProgressReport:
         """``num`` more units are done."""
         self.done += num
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, total=self.total)
+            note = "" if self._note is None else self._note()
+            self._bar.update(self._task, completed=self.done, total=self.total, note=note)
             return
         now = self._clock()
-        if now - self._last_line >= LINE_SECONDS and 0 < self.done < self.total:
+        is_telling = self.done > 0 or self._note is not None
+        if now - self._last_line >= LINE_SECONDS and is_telling and self.done < self.total:
             self._last_line = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            self._console.print(f"  {self._unit} {self.done:,}/{self.total:,}  left {as_clock(left)}", highlight=False)
+            parts = [f"  {self._unit} {self.done:,}/{self.total:,}"]
+            if self.done > 0:
+                parts.append(f"left {as_clock((now - self._started) / self.done * (self.total - self.done))}")
+            if self._note is not None:
+                parts.append(self._note())
+            self._console.print("  ".join(parts), highlight=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

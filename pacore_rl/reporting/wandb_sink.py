@@ -9,10 +9,12 @@ import logging
 import netrc
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+
+from pacore_rl.samples import Sample
 
 _log = logging.getLogger(__name__)
 INIT_TIMEOUT_SECONDS = 30.0
@@ -35,6 +37,11 @@ class WandbSink:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._run is not None:
             self._guarded("log", lambda: self._run.log(dict(metrics), step=step))
+
+    def log_samples(self, samples: Sequence[Sample]) -> None:
+        """A table of the step's sampled responses, a row each, under ``samples``."""
+        if self._run is not None and samples:
+            self._guarded("log a table", lambda: self._run.log({"samples": _table(samples)}, step=samples[0].step))
 
     def close(self) -> None:
         """Finish the run; an upload that outlasts ``FINISH_TIMEOUT_SECONDS`` is left behind, its files kept."""
@@ -80,6 +87,38 @@ class WandbSink:
                 type(error).__name__,
                 error,
             )
+
+
+def _table(samples: Sequence[Sample]) -> Any:
+    import wandb
+
+    columns: list[Any] = [
+        "step",
+        "problem",
+        "question",
+        "truth",
+        "messages right",
+        "messages",
+        "response",
+        "reward",
+        "outcome",
+    ]
+    rows: list[Any] = [
+        [
+            sample.step,
+            sample.problem_id,
+            sample.question,
+            sample.ground_truth,
+            sum(message.correct for message in sample.messages),
+            len(sample.messages),
+            response.text,
+            response.reward,
+            response.outcome,
+        ]
+        for sample in samples
+        for response in sample.responses
+    ]
+    return wandb.Table(columns=columns, data=rows)
 
 
 def logged_in(environment: Mapping[str, str] | None = None) -> bool:

@@ -6,20 +6,26 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 
 from pacore_rl.config import RewardConfig
+from pacore_rl.machine import num_cores
 from pacore_rl.rewards.base import Question
 from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.types import Problem, Verdict
+
+PATIENT_SECONDS = 20.0
+"""For one ground truth, whose limit of CPU time stays what it is: a busy machine must not make it a bad one."""
 
 
 def check_ground_truths(problems: Iterable[Problem], config: RewardConfig | None = None) -> list[tuple[Problem, str]]:
     """The problems whose own ground truth would not be accepted, in order, each with a reason to show.
 
     Numbers and words are checked by rules; other mathematics goes through the checker processes as an answer would
-    (about 60 a second and core), which are started only if there is any. Problems whose reward has no such check, such
-    as a function of the user's, pass.
+    (about 60 a second and core), which are started only if there is any, one a core: nothing else runs yet. Problems
+    whose reward has no such check, such as a function of the user's, pass.
     """
     config = config or RewardConfig()
+    patient = max(config.timeout_seconds, PATIENT_SECONDS)
+    config = config.model_copy(update={"num_workers": max(config.num_workers, num_cores()), "timeout_seconds": patient})
     scorer = LocalScorer(config, end_of_reasoning="")
     unready: dict[str, str | None] = {}
     try:

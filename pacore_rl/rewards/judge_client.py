@@ -20,7 +20,7 @@ from pacore_rl.config import JudgeConfig
 from pacore_rl.failures import RunStopped
 from pacore_rl.rewards.base import Question, right, wrong
 from pacore_rl.rewards.judge_cache import JudgeCache
-from pacore_rl.rewards.judge_prompt import VERSION, prompt_for, read_verdict
+from pacore_rl.rewards.judge_prompt import RUBRIC_VERSION, VERSION, prompt_for, read_verdict, rubric_prompt_for
 from pacore_rl.rewards.normal import canonical, normalise
 from pacore_rl.types import Verdict
 
@@ -121,10 +121,13 @@ class Judge:
 
     async def _opinion(self, question: Question, number: int) -> bool:
         """The first readable verdict of one pass."""
-        prompt = prompt_for(question.context, question.ground_truth, question.answer)
+        if question.reward == "rubric":
+            prompt, version = rubric_prompt_for(question.ground_truth, question.answer), RUBRIC_VERSION
+        else:
+            prompt, version = prompt_for(question.context, question.ground_truth, question.answer), VERSION
         for attempt in range(ATTEMPTS):
             seed = number + SEEDS_APART * attempt
-            key = (self._config.model, VERSION, question.context, question.ground_truth, question.answer, seed)
+            key = (self._config.model, version, question.context, question.ground_truth, question.answer, seed)
             known = self._cache.get(key)
             if known is not None:
                 return known

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from functools import lru_cache
 
-from pacore_rl.rewards import exact, functions, judge, maths
+from pacore_rl.rewards import exact, functions, judge, maths, rubric
 from pacore_rl.rewards.base import Reward
 from pacore_rl.rewards.code import reward as code
 
@@ -18,6 +18,7 @@ REWARDS: dict[str, Reward] = {
     "judge": judge.REWARD,
     "math": maths.REWARD,
     "code": code.REWARD,
+    "rubric": rubric.REWARD,
 }
 
 

@@ -1,8 +1,8 @@
-"""``LocalScorer``: scores responses on this machine.
+"""``RuleScorer``: scores responses; ``LocalScorer`` does so on this machine (``engine.scoring`` on a cluster).
 
-Most answers are settled by rules in the caller's thread. What is left waits for the scorer's threads, each of which
-drives one checker process at a time; nothing is started before it is needed. Safe to use from any thread or from
-inside an event loop: ``score`` does not wait, and no signal is used in the calling process.
+Most answers are settled by rules in the caller's thread. What is left is asked once and remembered: ``answers`` says
+who answers. Safe to use from any thread or from inside an event loop: ``score`` does not wait, and no signal is used in
+the calling process.
 """
 
 from __future__ import annotations
@@ -11,18 +11,15 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pacore_rl.config import RewardConfig
-from pacore_rl.rewards.base import Question, Tools, failed, unparsed
-from pacore_rl.rewards.checker_pool import CheckerPool
+from pacore_rl.rewards.answers import Answers, LocalAnswers
+from pacore_rl.rewards.base import Question, failed, unparsed
 from pacore_rl.rewards.children import START_SECONDS
-from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
 from pacore_rl.rewards.extract import message_of
-from pacore_rl.rewards.functions import FunctionPools
-from pacore_rl.rewards.judge_client import Judge
 from pacore_rl.rewards.registry import reward_of
 from pacore_rl.types import Finish, Problem, Verdict
 
@@ -59,24 +56,17 @@ class PendingVerdicts:
             ) from error
 
 
-class LocalScorer:
-    """Scores on this machine; implements ``pacore_rl.interfaces.Scorer``.
+class RuleScorer:
+    """Settles by rules what they settle, and asks ``answers`` for the rest; a ``pacore_rl.interfaces.Scorer``.
 
     ``end_of_reasoning`` is the marker after whose last occurrence the message stands; where it is missing the message
-    is empty. An empty marker takes the whole response as the message.
+    is empty. An empty marker takes the whole response as the message. The scorer owns ``answers`` and closes it.
     """
 
-    def __init__(self, config: RewardConfig, end_of_reasoning: str) -> None:
+    def __init__(self, config: RewardConfig, end_of_reasoning: str, answers: Answers) -> None:
         self._config = config
         self._end_of_reasoning = end_of_reasoning
-        self._tools = Tools(
-            config=config,
-            checkers=CheckerPool(config.timeout_seconds),
-            functions=FunctionPools(config.custom),
-            judge=Judge(config.judge),
-            sandboxes=OpenSandboxes(),
-        )
-        self._threads = ThreadPoolExecutor(config.num_workers, thread_name_prefix="scorer")
+        self._answers = answers
         self._lock = threading.Lock()
         self._asked: OrderedDict[Question, Future[Verdict]] = OrderedDict()
         self._num_waiting = 0
@@ -99,9 +89,7 @@ class LocalScorer:
         config = self._config
         with self._lock:
             waiting = self._num_waiting
-        # A process takes up to twice the limit: once more after a failure of ours.
-        each = 2 * max(config.timeout_seconds, config.custom.timeout_seconds) + 5
-        each = max([each, *(limit(config) for name in names if (limit := reward_of(name).limit_seconds) is not None)])
+        each = self._answers.limit_seconds(names)
         judged = 0.0
         if config.judge.base_url is not None:
             judged = config.judge.question_timeout_seconds * (waiting // config.judge.max_concurrent + 1)
@@ -109,12 +97,7 @@ class LocalScorer:
 
     def close(self) -> None:
         """End every thread and process of the scorer. Safe to call twice."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._tools.checkers.close()
-        self._tools.functions.close()
-        self._tools.judge.close()
-        self._tools.sandboxes.close()
-        self._threads.shutdown(wait=True)
+        self._answers.close()
 
     def _score(self, problem: Problem, response: str, finish: Finish) -> _Slot:
         if finish != "stopped":
@@ -135,19 +118,12 @@ class LocalScorer:
             if known is not None:
                 self._asked.move_to_end(question)
                 return known
-            asked = self._threads.submit(self._answer, question)
-            self._asked[question] = future = Future()
+            self._asked[question] = future = self._answers.submit(question)
             self._num_waiting += 1
             while len(self._asked) > MAX_REMEMBERED:
                 self._asked.popitem(last=False)
         future.add_done_callback(lambda done: self._settled(question, done))
-        asked.add_done_callback(lambda done: _pass_on(done, future))
         return future
-
-    def _answer(self, question: Question) -> Verdict | Future[Verdict]:
-        answer = reward_of(question.reward).answer
-        assert answer is not None, f"reward {question.reward!r} asks but does not answer"
-        return answer(question, self._tools)
 
     def _settled(self, question: Question, done: Future[Verdict]) -> None:
         """Forget failures of ours, so that the same answer is tried again when it comes again."""
@@ -158,6 +134,15 @@ class LocalScorer:
                 del self._asked[question]
 
 
+class LocalScorer(RuleScorer):
+    """Scores on this machine, with children of this process."""
+
+    _answers: LocalAnswers
+
+    def __init__(self, config: RewardConfig, end_of_reasoning: str) -> None:
+        super().__init__(config, end_of_reasoning, LocalAnswers(config))
+
+
 @contextmanager
 def open_scorer(config: RewardConfig) -> Iterator[LocalScorer]:
     """A scorer of compacted messages for the length of a ``with`` block: there is no reasoning left to cut off."""
@@ -166,19 +151,6 @@ def open_scorer(config: RewardConfig) -> Iterator[LocalScorer]:
         yield scorer
     finally:
         scorer.close()
-
-
-def _pass_on(done: Future[Verdict] | Future[Verdict | Future[Verdict]], to: Future[Verdict]) -> None:
-    """What came of ``done``, or of the future that it came to."""
-    if done.cancelled():
-        to.cancel()
-        to.set_running_or_notify_cancel()
-    elif (error := done.exception()) is not None:
-        to.set_exception(error)
-    elif isinstance(result := done.result(), Future):
-        result.add_done_callback(lambda later: _pass_on(later, to))
-    else:
-        to.set_result(result)
 
 
 def _unfinished(finish: Finish) -> Verdict:

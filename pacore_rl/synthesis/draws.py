@@ -7,13 +7,17 @@ before, so that a run that was stopped and resumed draws what it would have draw
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from pacore_rl.interfaces import ChatTokenizer
 from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.types import Int32, MessageSet, PoolMessage, Problem
+
+Asked = TypeVar("Asked")
+Returned = TypeVar("Returned")
 
 
 def draw_rng(seed: int, *keys: int | str) -> np.random.Generator:
@@ -129,26 +133,49 @@ def fit_messages(
     rng: np.random.Generator,
 ) -> tuple[tuple[int, ...], Int32]:
     """:func:`fit_to_window` for bare messages: the indices of those kept, ascending, and the prompt's ids [T]."""
-    room = window_tokens - reserve_tokens
+    encoded: dict[tuple[int, ...], Int32] = {}
 
-    def encode(kept: Sequence[int]) -> Int32:
-        return tokenizer.encode_chat(build_conversation(problem, [messages[i] for i in kept]))
+    def encode(kept: tuple[int, ...]) -> Int32:
+        encoded[kept] = tokenizer.encode_chat(build_conversation(problem, [messages[i] for i in kept]))
+        return encoded[kept]
 
-    everything = tuple(range(len(messages)))
-    prompt_ids = encode(everything)
-    if len(prompt_ids) <= room or not messages:
-        return everything, prompt_ids
+    kept = answered(
+        fitting(len(messages), room_tokens=window_tokens - reserve_tokens, rng=rng), lambda kept: len(encode(kept))
+    )
+    return kept, encoded[kept] if kept in encoded else encode(kept)
+
+
+def fitting(
+    num_messages: int, *, room_tokens: int, rng: np.random.Generator
+) -> Generator[tuple[int, ...], int, tuple[int, ...]]:
+    """Which messages fit, asked step by step, so that whoever counts tokens may do so over a network.
+
+    Yields the indices of a choice, ascending, and is sent the length in tokens of the prompt that shows them; returns
+    the choice: all, or as many as fit of one random order, () where none does. Without messages it asks nothing.
+    """
+    everything = tuple(range(num_messages))
+    if not everything or (yield everything) <= room_tokens:
+        return everything
     # A longer prefix of one random order gives a longer prompt, so the longest that fits is found by bisection:
     # 5 encodings for 24 messages, where dropping one by one would need up to 24 of a full window each.
-    order = shuffled_indices(len(messages), rng)
-    fits, too_long = 0, len(messages)
-    best: tuple[tuple[int, ...], Int32] | None = None
+    order = shuffled_indices(num_messages, rng)
+    fits, too_long = 0, num_messages
+    best: tuple[int, ...] = ()
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
         kept = tuple(sorted(order[:middle]))
-        prompt_ids = encode(kept)
-        if len(prompt_ids) <= room:
-            fits, best = middle, (kept, prompt_ids)
+        if (yield kept) <= room_tokens:
+            fits, best = middle, kept
         else:
             too_long = middle
-    return best if best is not None else ((), encode(()))
+    return best
+
+
+def answered(steps: Generator[Asked, int, Returned], count: Callable[[Asked], int]) -> Returned:
+    """What a generator that asks for lengths returns, once ``count`` has answered each of its questions."""
+    try:
+        question = next(steps)
+        while True:
+            question = steps.send(count(question))
+    except StopIteration as end:
+        return end.value

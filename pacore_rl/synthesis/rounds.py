@@ -8,17 +8,158 @@ A configuration (K_1, ..., K_{R-1}) stands for R rounds; the closing round of 1 
 
 so ``()`` is a plain answer, ``(16,)`` one synthesis and ``(1, 1, 1)`` sequential refinement. Test-time compute (TTC)
 is the number of generated tokens of all trajectories of all rounds; prompts are not charged.
+
+:class:`ProblemRounds` decides and does no input or output: training, evaluation, the client and the server all drive
+it. :func:`run_rounds` does so over an engine, many problems at a time; ``pacore_rl.inference`` over endpoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator as Steps
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pacore_rl.interfaces import ChatTokenizer, Generator
-from pacore_rl.synthesis.compaction import check_compaction, compact
-from pacore_rl.synthesis.draws import draw_rng, draw_seed, fit_messages, shuffled_indices
+from pacore_rl.synthesis.compaction import compact
+from pacore_rl.synthesis.draws import answered, draw_rng, draw_seed, fitting, shuffled_indices
+from pacore_rl.synthesis.ledger import Charge, TTCLedger
+from pacore_rl.synthesis.plan import Answer, Call, Reply, RoundsPlan, answer_of
+from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.types import GenerationRequest, Int32, PoolMessage, Problem, Sampling, Trajectory
+
+
+class ProblemRounds:
+    """One problem on its way through the rounds: says what to sample next, and takes in what came of it.
+
+    ::
+
+        rounds = ProblemRounds("p1", RoundsPlan.of((32, 4), seed=7))
+        while not rounds.answers:
+            call = answered(rounds.next_call(room_tokens=room), count_prompt_tokens)
+            rounds.receive([sample(call, i) for i in range(call.num_samples)])
+    """
+
+    def __init__(self, problem_id: str, plan: RoundsPlan) -> None:
+        self.problem_id = problem_id
+        self.plan = plan
+        self.ledger = TTCLedger()
+        self.calls: list[Call] = []
+        """Those given out, in order; a round from a pool has none."""
+        self.answers: tuple[Answer, ...] = ()
+        """[num_answers] once the closing round has been received, () before."""
+        self._round_index = 0
+        self._messages: list[str] = []  # of the latest round, in the order of sampling, empty ones included
+
+    @property
+    def shown(self) -> tuple[tuple[str, ...], ...]:
+        """[R - 1][at most K_r]: the messages of each round before the closing one, as the next prompt listed them."""
+        return tuple(call.messages for call in self.calls if call.round_index > 0)
+
+    @property
+    def num_dropped(self) -> int:
+        """Messages left out of a prompt because they were empty, had failed or did not fit the context window."""
+        return sum(call.num_dropped for call in self.calls)
+
+    @property
+    def num_trajectories_left(self) -> int:
+        """Those of the rounds that have not been received, the closing ones included."""
+        return sum(self.plan.num_samples(index) for index in range(self._round_index, self.plan.num_rounds))
+
+    def skip_to_closing(self) -> None:
+        """Leave out the rounds before the closing one that have not begun: it reads the messages there are."""
+        self._round_index = max(self._round_index, len(self.plan.configuration))
+
+    def next_call(self, *, room_tokens: int | None) -> Steps[tuple[str, ...], int, Call]:
+        """The next round, its messages in a fresh order and cut to a prompt of at most ``room_tokens``.
+
+        Yields message lists and is sent the length in tokens of the prompt P(x, M) of each, as
+        ``pacore_rl.synthesis.draws.fitting`` does; None does without. Whole messages are dropped, and counted. A
+        problem that does not fit without any either is asked as it is: whoever generates types what comes of it.
+        """
+        assert not self.answers, "the closing round is over"
+        plan, index = self.plan, self._round_index
+        rng = draw_rng(plan.seed, "rounds/order", self.problem_id, index)
+        order = shuffled_indices(len(self._messages), rng)
+        ordered = [self._messages[i] for i in order if self._messages[i]]
+        kept: Sequence[int] = range(len(ordered))
+        if room_tokens is not None:
+            steps = fitting(len(ordered), room_tokens=room_tokens, rng=rng)
+            length: int | None = None
+            try:
+                while True:
+                    choice = next(steps) if length is None else steps.send(length)
+                    length = yield tuple(ordered[i] for i in choice)
+            except StopIteration as end:
+                kept = end.value
+        is_final = index == len(plan.configuration)
+        call = Call(
+            problem_id=self.problem_id,
+            round_index=index,
+            is_final=is_final,
+            messages=tuple(ordered[i] for i in kept),
+            num_samples=plan.num_samples(index),
+            seed=draw_seed(plan.seed, "rounds/sample", self.problem_id, index),
+            num_dropped=len(self._messages) - len(kept),
+            stragglers=None if is_final else plan.stragglers,
+        )
+        self.calls.append(call)
+        return call
+
+    def receive(self, replies: Sequence[Reply]) -> None:
+        """Every trajectory of the latest call, failed ones too, in the order of their samples."""
+        call = self.calls[-1]
+        assert call.round_index == self._round_index, "a round was received twice"
+        assert len(replies) == call.num_samples, "the generator must return every sample, failed ones too"
+        for sample, reply in enumerate(replies):
+            self.ledger.add(
+                Charge(
+                    problem_id=self.problem_id,
+                    round_index=call.round_index,
+                    sample=sample,
+                    generated_tokens=reply.generated_tokens,
+                    prompt_tokens=reply.prompt_tokens,
+                    cached_tokens=reply.cached_tokens,
+                    wasted_tokens=reply.wasted_tokens,
+                    is_estimated=reply.is_estimated,
+                    finish=reply.finish,
+                )
+            )
+        name = self.plan.compactions[call.round_index]
+        conclusions = [compact(name, reply.text, reply.finish, self.plan.end_of_reasoning) for reply in replies]
+        if call.is_final:
+            self.answers = tuple(
+                answer_of(reply, conclusion) for reply, conclusion in zip(replies, conclusions, strict=True)
+            )
+        self._go_on(conclusions)
+
+    def receive_pool(self, pool: Sequence[PoolMessage]) -> tuple[PoolMessage, ...]:
+        """Round 1 from a pool instead of sampling: K_1 messages drawn without replacement, which are returned.
+
+        Their tokens are charged as if they had been generated now. Raises ValueError where the pool holds fewer.
+        """
+        assert self._round_index == 0 and not self.calls, "only the first round is drawn from a pool"
+        assert self.plan.configuration, "a plain answer has no round to draw"
+        size = self.plan.configuration[0]
+        if len(pool) < size:
+            raise ValueError(f"the pool of problem {self.problem_id!r} holds {len(pool)} messages, fewer than {size}.")
+        order = shuffled_indices(len(pool), draw_rng(self.plan.seed, "rounds/pool", self.problem_id))[:size]
+        drawn = tuple(pool[i] for i in order)
+        for sample, message in enumerate(drawn):
+            self.ledger.add(
+                Charge(
+                    problem_id=self.problem_id,
+                    round_index=0,
+                    sample=sample,
+                    generated_tokens=message.num_tokens,
+                    finish=message.finish,
+                )
+            )
+        self._go_on(["" if message.finish == "failed" else message.text for message in drawn])
+        return drawn
+
+    def _go_on(self, messages: list[str]) -> None:
+        self._messages = messages
+        self._round_index += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,36 +173,17 @@ class RoundsResult:
     """[R - 1][at most K_r]: the messages of each of those rounds, as the next round's prompt listed them."""
     final: Trajectory
     """The closing round's only trajectory."""
-    ttc_tokens: int
-    """Generated tokens summed over all trajectories of all rounds, the final one included."""
+    answer: Answer
+    """What it concluded, or why it did not."""
+    ledger: TTCLedger
+    """What each trajectory cost."""
     num_dropped: int
     """Messages left out of a prompt because they were empty, had failed or did not fit the context window."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Setup:
-    """What every round shares."""
-
-    generator: Generator
-    tokenizer: ChatTokenizer
-    sampling: Sampling
-    reserve_tokens: int
-    seed: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Progress:
-    """One problem on its way through the rounds."""
-
-    problem: Problem
-    messages: list[str] = field(default_factory=list[str])
-    """Conclusions of the latest round, in the order of sampling, empty ones included."""
-    rounds: list[tuple[Trajectory | PoolMessage, ...]] = field(
-        default_factory=list[tuple[Trajectory | PoolMessage, ...]]
-    )
-    shown: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
-    ttc_tokens: int = 0
-    num_dropped: int = 0
+    @property
+    def ttc_tokens(self) -> int:
+        """Generated tokens summed over all trajectories of all rounds, the final one included."""
+        return self.ledger.ttc_tokens
 
 
 def run_rounds(
@@ -71,7 +193,7 @@ def run_rounds(
     generator: Generator,
     tokenizer: ChatTokenizer,
     sampling: Sampling,
-    compaction: str,
+    compaction: str | Sequence[str],
     end_of_reasoning: str,
     answer_reserve_tokens: int,
     seed: int,
@@ -87,42 +209,42 @@ def run_rounds(
     Raises ValueError for a configuration with a round below 1, an unknown compaction, and a pool with fewer than K_1
     messages of a problem (a smaller round would falsify the TTC).
     """
-    if any(size < 1 for size in configuration):
-        raise ValueError(f"configuration {list(configuration)} has an empty round; every round needs 1 or more.")
-    check_compaction(compaction)
-    if configuration and first_round is not None:
-        _check_first_round(problems, configuration[0], first_round)
-    setup = _Setup(
-        generator=generator,
-        tokenizer=tokenizer,
-        sampling=sampling,
-        reserve_tokens=answer_reserve_tokens,
-        seed=seed,
-    )
-    under_way = [_Progress(problem=problem) for problem in problems]
-    for round_index, size in enumerate(configuration):
-        if round_index == 0 and first_round is not None:
-            for progress in under_way:
-                _draw_round(progress, size, first_round[progress.problem.id], seed)
+    plan = RoundsPlan.of(configuration, compaction=compaction, end_of_reasoning=end_of_reasoning, seed=seed)
+    pool = first_round if configuration else None
+    if pool is not None:
+        _check_first_round(problems, configuration[0], pool)
+    under_way = [ProblemRounds(problem.id, plan) for problem in problems]
+    items: list[list[tuple[Trajectory | PoolMessage, ...]]] = [[] for _ in problems]
+    finals: list[Trajectory] = []
+    room_tokens = generator.context_window_tokens - answer_reserve_tokens
+    for index in range(plan.num_rounds):
+        if index == 0 and pool is not None:
+            for rounds, kept in zip(under_way, items, strict=True):
+                kept.append(rounds.receive_pool(pool[rounds.problem_id]))
             continue
-        sampled = _sample_round(under_way, size, round_index, setup)
-        for progress, trajectories in zip(under_way, sampled, strict=True):
-            progress.rounds.append(trajectories)
-            progress.messages = [
-                compact(compaction, trajectory.text, trajectory.finish, end_of_reasoning) for trajectory in trajectories
-            ]
-    closing = _sample_round(under_way, 1, len(configuration), setup)
-    return tuple(_result(progress, final) for progress, (final,) in zip(under_way, closing, strict=True))
-
-
-def _result(progress: _Progress, final: Trajectory) -> RoundsResult:
-    return RoundsResult(
-        problem_id=progress.problem.id,
-        rounds=tuple(progress.rounds),
-        shown=tuple(progress.shown),
-        final=final,
-        ttc_tokens=progress.ttc_tokens,
-        num_dropped=progress.num_dropped,
+        requests = [
+            _request(problem, rounds, room_tokens, tokenizer)
+            for problem, rounds in zip(problems, under_way, strict=True)
+        ]
+        finished = dict(generator.generate(requests, sampling))
+        assert sorted(finished) == list(range(len(requests))), "the generator must answer every request once"
+        for i, rounds in enumerate(under_way):
+            rounds.receive([_reply(trajectory) for trajectory in finished[i]])
+            if rounds.answers:
+                finals.append(finished[i][0])
+            else:
+                items[i].append(finished[i])
+    return tuple(
+        RoundsResult(
+            problem_id=rounds.problem_id,
+            rounds=tuple(kept),
+            shown=rounds.shown,
+            final=final,
+            answer=rounds.answers[0],
+            ledger=rounds.ledger,
+            num_dropped=rounds.num_dropped,
+        )
+        for rounds, kept, final in zip(under_way, items, finals, strict=True)
     )
 
 
@@ -135,50 +257,23 @@ def _check_first_round(problems: Sequence[Problem], size: int, pool: Mapping[str
         )
 
 
-def _draw_round(progress: _Progress, size: int, pool: Sequence[PoolMessage], seed: int) -> None:
-    """Round 1 from the pool: ``size`` messages without replacement."""
-    order = shuffled_indices(len(pool), draw_rng(seed, "rounds/pool", progress.problem.id))[:size]
-    drawn = tuple(pool[i] for i in order)
-    progress.rounds.append(drawn)
-    progress.messages = ["" if message.finish == "failed" else message.text for message in drawn]
-    progress.ttc_tokens += sum(message.num_tokens for message in drawn)
+def _request(problem: Problem, rounds: ProblemRounds, room_tokens: int, tokenizer: ChatTokenizer) -> GenerationRequest:
+    """The next round's request; the ids counted last are most often those that are sent."""
+    encoded: dict[tuple[str, ...], Int32] = {}
+
+    def encode(messages: tuple[str, ...]) -> Int32:
+        encoded[messages] = tokenizer.encode_chat(build_conversation(problem, messages))
+        return encoded[messages]
+
+    call = answered(rounds.next_call(room_tokens=room_tokens), lambda messages: len(encode(messages)))
+    prompt_ids = encoded[call.messages] if call.messages in encoded else encode(call.messages)
+    return GenerationRequest(prompt_ids=prompt_ids, num_samples=call.num_samples, seed=call.seed)
 
 
-def _sample_round(
-    under_way: Sequence[_Progress], size: int, round_index: int, setup: _Setup
-) -> list[tuple[Trajectory, ...]]:
-    """``size`` trajectories of every problem, generated together, and charged to it."""
-    requests = [
-        GenerationRequest(
-            prompt_ids=_next_prompt(progress, round_index, setup),
-            num_samples=size,
-            seed=draw_seed(setup.seed, "rounds/sample", progress.problem.id, round_index),
-        )
-        for progress in under_way
-    ]
-    finished = dict(setup.generator.generate(requests, setup.sampling))
-    assert sorted(finished) == list(range(len(requests))), "the generator must answer every request once"
-    sampled = [finished[i] for i in range(len(requests))]
-    for progress, trajectories in zip(under_way, sampled, strict=True):
-        assert len(trajectories) == size, "the generator must return every sample, failed ones too"
-        progress.ttc_tokens += sum(len(trajectory.response_ids) for trajectory in trajectories)
-    return sampled
-
-
-def _next_prompt(progress: _Progress, round_index: int, setup: _Setup) -> Int32:
-    """The ids [T] of P(x, M_{r-1}), its messages in a fresh order; notes what was shown and dropped."""
-    rng = draw_rng(setup.seed, "rounds/order", progress.problem.id, round_index)
-    order = shuffled_indices(len(progress.messages), rng)
-    ordered = [progress.messages[i] for i in order if progress.messages[i]]
-    kept, prompt_ids = fit_messages(
-        progress.problem,
-        ordered,
-        setup.tokenizer,
-        window_tokens=setup.generator.context_window_tokens,
-        reserve_tokens=setup.reserve_tokens,
-        rng=rng,
+def _reply(trajectory: Trajectory) -> Reply:
+    return Reply(
+        text=trajectory.text,
+        finish=trajectory.finish,
+        generated_tokens=len(trajectory.response_ids),
+        prompt_tokens=len(trajectory.prompt_ids),
     )
-    if round_index > 0:
-        progress.shown.append(tuple(ordered[i] for i in kept))
-        progress.num_dropped += len(progress.messages) - len(kept)
-    return prompt_ids

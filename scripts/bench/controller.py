@@ -12,11 +12,12 @@ Target: at most 10 CPU seconds an iteration at each number of engines.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class StubHost:
 
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens
-        self._inboxes: dict[int, queue.SimpleQueue[News]] = {}
+        self._inboxes: dict[int, queue.SimpleQueue[tuple[int, News]]] = {}
 
     def open(self, engine: int) -> None:
         self._inboxes[engine] = queue.SimpleQueue()
@@ -48,12 +49,15 @@ class StubHost:
     def generate(
         self, engine: int, call: str, requests: Any, sampling: Any, jobs: Sequence[Job], *, more: bool
     ) -> Iterator[list[Response]]:
-        todo = list(jobs)
+        todo, early, num_heard = list(jobs), dict[int, News](), 0
         while todo or more:
             if not todo:
-                news = self._inboxes[engine].get(timeout=600)
-                if news.call == call:
-                    todo, more = list(news.jobs), news.more
+                while num_heard not in early:
+                    number, news = self._inboxes[engine].get(timeout=600)
+                    early[number] = news
+                news = early.pop(num_heard)
+                num_heard += 1
+                todo, more = list(news.jobs), news.more
                 continue
             yield [
                 Response(
@@ -67,8 +71,9 @@ class StubHost:
                 )
             ]
 
-    def tell(self, engine: int, news: News) -> None:
-        self._inboxes[engine].put(news)
+    def tell(self, engine: int, number: int, news: News) -> None:
+        """News number ``number`` of an engine: an actor of many threads, unlike a worker, may hear it out of order."""
+        self._inboxes[engine].put((number, news))
 
     def whereabouts(self, engine: int) -> Whereabouts:
         return Whereabouts.of_this_process()
@@ -80,12 +85,15 @@ class StubMethod:
 
     method: Any
     engine: int
+    numbers: Iterator[int] | None = None
+    """Of the calls, for those whose order matters."""
 
     def options(self, **options: Any) -> StubMethod:
-        return StubMethod(self.method.options(**options), self.engine)
+        return StubMethod(self.method.options(**options), self.engine, self.numbers)
 
     def remote(self, *arguments: Any, **named: Any) -> Any:
-        return self.method.remote(self.engine, *arguments, **named)
+        number = () if self.numbers is None else (next(self.numbers),)
+        return self.method.remote(self.engine, *number, *arguments, **named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class StubHandle:
 
     host: Any
     engine: int
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def generate(self) -> StubMethod:
@@ -101,7 +110,7 @@ class StubHandle:
 
     @property
     def tell(self) -> StubMethod:
-        return StubMethod(self.host.tell, self.engine)
+        return StubMethod(self.host.tell, self.engine, self.numbers)
 
     @property
     def whereabouts(self) -> StubMethod:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pacore_rl.config import RewardConfig
 from pacore_rl.machine import num_cores
@@ -30,6 +31,8 @@ from pacore_rl.types import Finish, Problem, Turn
 TARGET_MS = 10.0
 SOURCE = "a, b = map(int, input().split())\nprint(a + b)\n"
 COUNTS = (1, 10, 50)
+BUSY = 0.9
+"""Share of the cores' time that a step's scoring should use."""
 
 
 def suite(num_tests: int, offset: int = 0) -> TestSuite:
@@ -56,6 +59,12 @@ def in_sandbox(backend: Backend, num_tests: int) -> Callable[[], None]:
         assert graded.passed == num_tests, graded.reason
 
     return run
+
+
+def idle_core_seconds() -> float:
+    """CPU time that this machine's cores have spent idle since it started."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
 
 
 def in_bare_processes(num_tests: int) -> Callable[[], None]:
@@ -110,16 +119,19 @@ def bench_step(num_problems: int, num_responses: int, num_tests: int) -> dict[st
             # A comment tells the programs apart: equal ones would be scored once.
             items.append((problem, f"```python\n# {number}\n{SOURCE}{loops}```", "stopped"))
     config = RewardConfig(num_workers=num_cores(), code_test_seconds=1.0, code_submission_seconds=20.0)
-    started = time.perf_counter()
     scorer = LocalScorer(config, "")
     try:
+        scorer.score([(problems[0], f"```python\n{SOURCE}```", "stopped")]).result()  # the probe and the stage
+        started, idle = time.perf_counter(), idle_core_seconds()
         verdicts = scorer.score(items).result()
+        seconds, idle = time.perf_counter() - started, idle_core_seconds() - idle
     finally:
         scorer.close()
-    seconds = time.perf_counter() - started
     num_right = sum(verdict.correct for verdict in verdicts)
     num_looping = sum(number % 10 == 0 for number in range(num_responses)) * num_problems
     failures = sum(verdict.outcome == "sandbox_error" for verdict in verdicts)
+    looping_seconds = sorted(verdict.seconds for verdict in verdicts if not verdict.correct)
+    busy = 1 - idle / (seconds * (os.cpu_count() or 1))
     print(f"{len(items)} programs, {num_looping} of them looping, {num_tests} tests each: {seconds:.1f} s", flush=True)
     return {
         "bench": "sandbox_step",
@@ -128,9 +140,14 @@ def bench_step(num_problems: int, num_responses: int, num_tests: int) -> dict[st
         "num_programs": len(items),
         "num_looping": num_looping,
         "seconds": round(seconds, 1),
+        "ratio": round(busy, 3),
+        "busy_share_of_cores": round(busy, 3),
+        "longest_looping_seconds": round(looping_seconds[-1], 1) if looping_seconds else 0.0,
+        "median_looping_seconds": round(looping_seconds[len(looping_seconds) // 2], 1) if looping_seconds else 0.0,
         "num_failed_by_us": failures,
-        "target": "right programs right, looping ones stopped at 3 timeouts, none failed by us",
-        "met": num_right == len(items) - num_looping and failures == 0,
+        "load_average": round(os.getloadavg()[0], 1),
+        "target": f"right ones right, looping ones stopped by their budget, no failure of ours, cores > {BUSY:g} busy",
+        "met": num_right == len(items) - num_looping and failures == 0 and busy > BUSY,
     }
 
 

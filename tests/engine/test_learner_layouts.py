@@ -53,6 +53,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "offload_parameters": True,
     },
     "two groups that share, ZeRO-3": {"num_ranks": 4, "sequence_parallel": 2, "zero_stage": 3},
+    "more ranks share than there are key-value heads": {"num_ranks": 4, "sequence_parallel": 4, "zero_stage": 2},
 }
 
 

@@ -18,7 +18,7 @@ from pacore_rl import runs
 from pacore_rl.config import Config
 from pacore_rl.reporting.jsonl import read_metrics
 
-TIMED = ("time/", "throughput/")
+TIMED = ("time/", "throughput/", "memory/")
 STEPS = 6
 
 

@@ -10,7 +10,7 @@ from pacore_rl.config import Config
 from pacore_rl.reporting.jsonl import read_metrics
 from pacore_rl.synthesis.message_pool import MessagePool
 
-TIMED = ("time/", "throughput/")
+TIMED = ("time/", "throughput/", "memory/")
 
 
 def untimed(run_dir: Path) -> list[dict[str, float]]:

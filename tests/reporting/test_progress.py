@@ -50,3 +50,16 @@ def test_a_watched_generator_is_counted_and_its_total_grows_with_what_is_asked()
     list(watched.generate(asked[:1], sampling))
     assert (report.done, report.total) == (7, 7)
     assert (watched.weight_version, watched.context_window_tokens) == (4, 99)
+
+
+def test_a_note_is_shown_beside_before_anything_is_done() -> None:
+    text = StringIO()
+    now = 100.0
+    report = ProgressReport(
+        "problems", 2, Console(file=text, width=80), clock=lambda: now, note=lambda: "1,200 tokens/s"
+    )
+    for _ in range(20):
+        now += 1.0
+        report.advance(0)
+    report.advance(1)
+    assert [line.strip() for line in text.getvalue().splitlines()] == ["problems 0/2  1,200 tokens/s"]

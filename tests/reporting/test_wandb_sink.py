@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import pytest
+from run_folders import SAMPLES_OF_EVERY_KIND
 
 from pacore_rl.reporting.wandb_sink import WandbSink, logged_in
 
@@ -26,6 +28,19 @@ def test_offline_run_is_written_into_the_run_folder(tmp_path: Path) -> None:
     assert next(offline.glob("run-*.wandb")).stat().st_size > 0
 
 
+def test_samples_become_a_table_of_the_step(tmp_path: Path) -> None:
+    sink = WandbSink(project="test", name="run", folder=tmp_path / "run")
+    sink.log(2, {"reward/mean": 0.5})
+    sink.log_samples([one for one in SAMPLES_OF_EVERY_KIND if one.step == 2])
+    sink.log_samples([])
+    sink.close()
+    assert sink.mode == "offline", "nothing went wrong on the way"
+    (table,) = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/samples_*.table.json")
+    written = json.loads(table.read_text())
+    assert written["columns"][:2] == ["step", "problem"]
+    assert [row[1] for row in written["data"]] == ["emergent", "long"]
+
+
 def test_what_wandb_cannot_do_is_a_warning_and_the_run_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -35,6 +50,7 @@ def test_what_wandb_cannot_do_is_a_warning_and_the_run_goes_on(
     assert sink.mode == "disabled"
     assert "the run goes on without it" in caplog.text and "logging.wandb_project=null" in caplog.text
     sink.log(1, {"reward/mean": 0.5})
+    sink.log_samples(SAMPLES_OF_EVERY_KIND[:1])
     sink.close()
 
 

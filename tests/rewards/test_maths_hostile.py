@@ -179,7 +179,7 @@ def test_the_next_answer_is_judged(scorer: LocalScorer) -> None:
 
 def test_checkers_cannot_take_more_memory(scorer: LocalScorer) -> None:
     assert scorer.score([(problem("b+a"), boxed("a+b"), "stopped")]).result()[0].correct
-    checkers = scorer._tools.checkers.pids[1:]
+    checkers = scorer._answers.tools.checkers.pids[1:]
     assert checkers
     for pid in checkers:
         limits = Path(f"/proc/{pid}/limits").read_text()

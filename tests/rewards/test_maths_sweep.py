@@ -47,10 +47,14 @@ EQUAL = frozenset(
         (r"\frac{n(n+1)}{2}+1", r"1+\frac{1}{2}n(n+1)"),
         ("c = 5", r"5^\circ"),
         ("N", "a_n = n"),
+        ("78", r"78\%"),
+        (r"\text{A,B,C,D}", r"\text{CBAD}"),
+        ("(D)", r"(D) \ 1"),
     )
 )
 """Pairs found equal and looked at by hand: the same but for spelling, a logarithm whose base the file does not name, a
-number without its name or unit, and (the last) a letter in the other case."""
+number without its name or unit, a letter in the other case, a percentage without its sign, the same choices in another
+order, and a choice without its value."""
 
 
 @pytest.fixture(scope="module")

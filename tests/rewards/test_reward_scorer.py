@@ -37,7 +37,7 @@ def item(answer: str, ground_truth: str, reward: str = "math") -> tuple[Problem,
 
 
 def pids_of(scorer: LocalScorer) -> tuple[int, ...]:
-    return scorer._tools.checkers.pids
+    return scorer._answers.tools.checkers.pids
 
 
 def _as_protocol(scorer: LocalScorer) -> Scorer:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pacore_rl.rewards.code import backends
+from pacore_rl.rewards.code import backends, toolchain
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
 from pacore_rl.rewards.code.source import Program
@@ -132,11 +132,14 @@ def machine_failure(error: str, name: str) -> str | None:
 
 def cpp_compiler(backend: Backend) -> str:
     """Path of g++. Raises ``CppMissing`` where C++ cannot be compiled here."""
-    complaint = cpp_complaint(backend)
+    complaint = cpp_complaint()
     if complaint:
         raise CppMissing(complaint)
     found = _compiler()
     assert found is not None
+    if backend == "chroot":
+        with _looking:
+            toolchain.install(found, stage())
     return found
 
 
@@ -144,10 +147,8 @@ class CppMissing(SandboxError):
     """C++ cannot be compiled on this machine: nobody's program is at fault."""
 
 
-def cpp_complaint(backend: Backend) -> str | None:
+def cpp_complaint() -> str | None:
     """Why C++ cannot be run here, None where it can."""
-    if backend == "chroot":
-        return "C++ needs bubblewrap or Landlock: the compiler is outside of the chroot"
     with _looking:  # once, not once a thread
         found = _compiler()
     if found is None:

@@ -28,6 +28,6 @@ def report() -> SandboxReport:
         return SandboxReport(is_usable=False, seen=str(error), remedy=REMEDY)
     shown = [probe(backend).summary]
     shown += [f"{other}: {found}" for other in BACKENDS if other != backend and (found := probe(other).obstacle)]
-    if complaint := cpp_complaint(backend):
+    if complaint := cpp_complaint():
         shown.append(f"Python only: {complaint}")
     return SandboxReport(is_usable=True, seen="; ".join(shown), remedy="")

@@ -91,7 +91,7 @@ def _inspect_calls(suite: TestSuite) -> str | None:
 
 def _inspect_program(suite: TestSuite, backend: Backend) -> str | None:
     assert suite.checker_program is not None
-    if suite.checker_program.language == "cpp" and (complaint := cpp_complaint(backend)):
+    if suite.checker_program.language == "cpp" and (complaint := cpp_complaint()):
         return f"its checker is written in C++, and {complaint}."
     first = suite.tests[0]
     try:

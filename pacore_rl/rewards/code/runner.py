@@ -202,6 +202,11 @@ def _execute(code: CodeType, prelude: CodeType | None, call: str, argv: list[str
 
         atexit._run_exitfuncs()
         sys.stdout.flush()
+        if not call:
+            # A stream of the program's own is written out when its last reference goes.
+            del sys.modules[module.__name__], module
+            gc.collect()
+            sys.stdout.flush()
     except BaseException as error:  # a full output file, or what an exit function raised
         status = status or 1
         sys.__excepthook__(type(error), error, None)
@@ -247,10 +252,20 @@ def enter(description: dict[str, Any], libc: ctypes.CDLL) -> None:
     os.environ.clear()
 
 
+def _add_exit() -> None:
+    """Programs call ``exit()`` and ``quit()`` without importing them; ``site``, which makes them, is left out here."""
+    import _sitebuiltins
+    import builtins
+
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
+
+
 def main() -> None:
     description = marshal.loads(bytes.fromhex(sys.argv[1]))
     libc = ctypes.CDLL(None, use_errno=True)
     os.umask(0o077)
+    _add_exit()
     enter(description, libc)
     # A low number, so that children find it among the few that they close.
     control = _socket.socket(fileno=os.dup(description["control"]))

@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ import pacore_rl
 VERSION = 1
 """Raise it when the layout changes."""
 SWEPT_AGE_SECONDS = 600.0
+STAGE_AGE_SECONDS = 86_400.0
 RUNNER_FILES = ("__init__.py", "rewards/__init__.py") + tuple(
     f"rewards/code/{name}.py" for name in ("__init__", "calls", "jail", "runner", "seccomp", "values")
 )
@@ -41,6 +43,7 @@ _LEFT_OUT = frozenset(
 _LEFT_OUT_PATTERN = re.compile(
     r"config-3.*|_(ssl|tkinter|curses.*|sqlite3|test.*|xx.*|ctypes_test)\.|(readline|nis|xx.*)\.|.*\.a$|.*\.opt-.*"
 )
+_STAGE_NAME = re.compile(r"[0-9a-f]{16}")
 _LIBRARY = re.compile(r"(/\S+) \(0x")
 
 
@@ -66,10 +69,44 @@ def stage() -> Stage:
     for name in RUNNER_FILES:
         digest.update((source / name).read_bytes())
     root = shared_folder() / digest.hexdigest()[:16]
+    _hold(root)
     if not root.is_dir():
         _make(root, source, interpreter)
     libraries = tuple((root / "libraries.txt").read_text().split())
     return Stage(root=root, libraries=libraries)
+
+
+def _hold(root: Path) -> None:
+    """Keep a stage from being swept for this process's life, and sweep others: each version of the code makes one."""
+    lock = os.open(_stage_lock(root), os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    os.utime(lock)
+    sweep_stages(root.parent, keep=root)
+
+
+def sweep_stages(place: Path, *, keep: Path, age_seconds: float = STAGE_AGE_SECONDS) -> None:
+    """Remove stages that no process has begun to use for a while, and none uses now."""
+    for root in place.iterdir():
+        if root == keep or not _STAGE_NAME.fullmatch(root.name) or root.lstat().st_uid != os.geteuid():
+            continue
+        lock_path = _stage_lock(root)
+        used = (lock_path if lock_path.exists() else root).lstat().st_mtime
+        if time.time() - used < age_seconds:
+            continue
+        lock = os.open(lock_path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(root, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _stage_lock(root: Path) -> Path:
+    """Beside the stage, where no sandbox sees it; it outlives the stage."""
+    return root.with_name(f"{root.name}.lock")
 
 
 def run_folder(place: Path | None = None) -> Path:
@@ -187,10 +224,8 @@ def _left_out(folder: str, names: list[str]) -> set[str]:
 
 def _copy_libraries(building: Path, interpreter: Path, library: Path) -> list[str]:
     """Copy what ldd says is loaded; those of the interpreter's own folder go beside it, the others where they are."""
-    programs = [str(interpreter), *map(str, library.glob("lib-dynload/*.so"))]
-    listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False, timeout=60).stdout
     host: list[str] = []
-    for path in sorted(set(_LIBRARY.findall(listed))):
+    for path in loaded_libraries([str(interpreter), *map(str, library.glob("lib-dynload/*.so"))]):
         if path.startswith(sys.base_prefix + "/") and sys.base_prefix != "/usr":
             shutil.copy2(path, building / "py" / "lib" / Path(path).name)
         else:
@@ -199,6 +234,12 @@ def _copy_libraries(building: Path, interpreter: Path, library: Path) -> list[st
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
     return host
+
+
+def loaded_libraries(programs: Sequence[str]) -> list[str]:
+    """Paths of the shared libraries that programs load, as ldd tells."""
+    listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False, timeout=60).stdout
+    return sorted(set(_LIBRARY.findall(listed)))
 
 
 def _open_for_reading(folder: Path) -> None:

@@ -9,6 +9,8 @@ import time
 import pytest
 
 from pacore_rl.config import RewardConfig
+from pacore_rl.rewards.code import backends
+from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.building import cpp_complaint
 from pacore_rl.rewards.code.grading import Budget, Grade, grade
 from pacore_rl.rewards.code.probe import choose_backend
@@ -41,15 +43,39 @@ def test_the_share_of_tests_is_the_reward() -> None:
     assert "does not compile: SyntaxError" in broken.reason
 
 
-def test_cpp() -> None:
-    if complaint := cpp_complaint(choose_backend()):
+@pytest.mark.parametrize("ending", ["exit()", "quit()", "exit(0)", "import sys; sys.exit(0)"])
+def test_a_program_that_ends_itself_is_right(ending: str) -> None:
+    assert graded(f"{ADD}\n{ending}\nprint('more')").passed == 8
+    assert graded(f"{ADD}\nexit(1)").reason == "0 of 8 tests passed; test 1: exit code 1"
+
+
+def test_a_stream_of_its_own_is_written_out_at_the_end() -> None:
+    """Contest programs bring buffers that nobody flushes: the interpreter does when it ends."""
+    buffered = (
+        "import io, os\n"
+        "class Buffer(io.IOBase):\n"
+        "    kept = b''\n"
+        "    def write(self, text): self.kept += text.encode()\n"
+        "    def flush(self): os.write(1, self.kept); self.kept = b''\n"
+        "out = Buffer()\n" + ADD.replace("print(a + b)", "out.write(str(a + b))")
+    )
+    assert graded(buffered).passed == 8
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_cpp(name: Backend) -> None:
+    if complaint := backends.obstacle(name) or cpp_complaint():
         pytest.skip(complaint)
-    assert graded(CPP_ADD, language="cpp").passed == 8
-    assert "does not compile" in graded("int main() {", language="cpp").reason
-    leaking = graded('#include "/etc/passwd"\nint main() {}', language="cpp")
+
+    def cpp(source: str) -> Grade:
+        return grade(Program(language="cpp", source=source), SUM, name)
+
+    assert cpp("#include <bits/stdc++.h>\n" + CPP_ADD).passed == 8
+    assert "does not compile" in cpp("int main() {").reason
+    leaking = cpp('#include "/etc/passwd"\nint main() {}')
     assert "passwd" in leaking.reason and "root:" not in leaking.reason
     assembled = 'asm(".incbin \\"/etc/passwd\\"");\n' + CPP_ADD
-    assert graded(assembled, language="cpp").passed == 0
+    assert cpp(assembled).passed == 0
 
 
 def test_a_program_that_loops_is_stopped_with_a_fixed_denominator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.building import machine_failure
 from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
 from pacore_rl.rewards.code.sandbox import Limits, Run, Sandbox, SandboxError
-from pacore_rl.rewards.code.stage import run_folder, stage, sweep
+from pacore_rl.rewards.code.stage import run_folder, stage, sweep, sweep_stages
 
 NOBODY = 65_534
 
@@ -133,6 +134,21 @@ def test_what_a_killed_process_leaves_is_swept(tmp_path: Path) -> None:
     assert (folder / "box-1").is_dir()  # too young
     sweep(tmp_path, age_seconds=0.0)
     assert not folder.exists()
+
+
+def test_stages_that_nobody_uses_are_swept(tmp_path: Path) -> None:
+    ours, old, foreign = (tmp_path / name for name in ("0123456789abcdef", "fedcba9876543210", "somebody-elses"))
+    for folder in (ours, old, foreign):
+        (folder / "py").mkdir(parents=True)
+    sweep_stages(tmp_path, keep=ours)
+    assert old.exists(), "too young"
+    lock = os.open(tmp_path / f"{old.name}.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    sweep_stages(tmp_path, keep=ours, age_seconds=-1.0)
+    assert old.exists(), "a process uses it"
+    os.close(lock)
+    sweep_stages(tmp_path, keep=ours, age_seconds=-1.0)
+    assert ours.exists() and foreign.exists() and not old.exists()
 
 
 def test_system_call_numbers_are_the_kernels() -> None:

@@ -1,0 +1,176 @@
+"""Lines appended to one file and never changed: what pools and caches that survive a kill are made of.
+
+A record is one line of JSON, ``{"id":"6f0c...", ...}``, whose ``id`` is a hash of the rest of the line: equal work
+gives equal records, and one that was edited is found when it is read. A writer that was killed leaves whole lines and
+perhaps a torn last one, which the next reader removes, saying so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+_ID_PREFIX = b'{"id":"'
+_ID_HEX = 24
+_REST = len(_ID_PREFIX) + _ID_HEX + 2  # past the id's closing quote and comma
+_log = logging.getLogger(__name__)
+
+
+class AppendLog:
+    """The file's lines. One process writes at a time; any number may read."""
+
+    def __init__(self, path: Path, *, what: str) -> None:
+        """``what`` the file is, for error messages: "message pool"."""
+        self.path = path
+        self.end_bytes = 0
+        """Bytes of the file that are whole lines known to this object."""
+        self._what = what
+
+    def lines(self) -> Iterator[bytes]:
+        """Every whole line of the file, its end left out; a torn last line is removed where nobody is writing it."""
+        self.end_bytes = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    self._remove_torn_line(self.end_bytes + len(line))
+                    return
+                self.end_bytes += len(line)
+                yield line[:-1]
+
+    def append(self, data: bytes) -> None:
+        """Add whole lines and return once they are on disk; on an error, such as a full disk, the file is as it was.
+
+        Raises ValueError where another process has written to the file since it was read, or is writing to it.
+        """
+        assert data.endswith(b"\n"), "whole lines are appended"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as file:
+            if not _lock(file.fileno()) or os.fstat(file.fileno()).st_size != self.end_bytes:
+                raise ValueError(
+                    f"another process has changed the {self._what} {self.path}; let one process write to it at a "
+                    "time, and start this one again: it goes on from what is there."
+                )
+            try:
+                file.seek(self.end_bytes)
+                view = memoryview(data)
+                while view:  # a raw write may be partial
+                    view = view[file.write(view) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(self.end_bytes)
+                raise
+        if self.end_bytes == 0:
+            _sync_folder(self.path.parent)  # the file's name must survive a crash too
+        self.end_bytes += len(data)
+
+    def _remove_torn_line(self, size_bytes: int) -> None:
+        # Only where no writer is at work: what looks torn may be its next record on the way.
+        if not os.access(self.path, os.W_OK):
+            return
+        with self.path.open("r+b") as file:
+            if _lock(file.fileno()) and os.fstat(file.fileno()).st_size == size_bytes:
+                file.truncate(self.end_bytes)
+                os.fsync(file.fileno())
+                _log.warning(
+                    "%s ended in a torn record of %d bytes, left by a kill: removed, it will be made again",
+                    self.path,
+                    size_bytes - self.end_bytes,
+                )
+
+
+def to_line(fields: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The id of a record and its line, with the line's end."""
+    rest = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")[1:]
+    record_id = _hash(rest)
+    return record_id, b"".join((_ID_PREFIX, record_id.encode(), b'",', rest, b"\n"))
+
+
+def from_line(line: bytes, *, what: str) -> tuple[str, dict[str, Any]]:
+    """The id and the fields of a record. Raises ValueError where it was changed or cut after it was written."""
+    if not line.startswith(_ID_PREFIX):
+        raise ValueError(f"it is not a record of a {what}")
+    record_id = line[len(_ID_PREFIX) : len(_ID_PREFIX) + _ID_HEX].decode("ascii", "replace")
+    if record_id != _hash(line[_REST:]):
+        raise ValueError("its content does not match its id, so it was changed or cut after it was written")
+    fields: dict[str, Any] = json.loads(line.decode("utf-8", "surrogatepass"))
+    del fields["id"]
+    return record_id, fields
+
+
+class KeyedLog:
+    """Results by what they were computed from, in memory and in one append-only file: a cache that survives a kill."""
+
+    SCHEMA_VERSION = 1
+
+    def __init__(self, path: Path) -> None:
+        self._log = AppendLog(path, what="cache")
+        self._values: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read the cache at ``path``; a missing file is an empty one. Raises ValueError naming a damaged line."""
+        cache = cls(path)
+        if path.exists():
+            for number, line in enumerate(cache._log.lines(), start=1):
+                try:
+                    _, fields = from_line(line, what="cache")
+                    if fields["schema_version"] != cls.SCHEMA_VERSION:
+                        raise ValueError(f"it has another schema version; this release reads {cls.SCHEMA_VERSION}")
+                    cache._values[fields["key"]] = fields["value"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(
+                        f"the cache {path} is damaged at line {number}: {error}. Delete that line; what it held is "
+                        "computed again."
+                    ) from error
+        return cache
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._log.path
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Sequence[str | int | float]) -> dict[str, Any] | None:
+        """What ``put`` stored under an equal key; None where nothing is."""
+        return self._values.get(_key(key))
+
+    def put(self, key: Sequence[str | int | float], value: dict[str, Any]) -> None:
+        """Remember ``value`` (JSON), on disk when this returns."""
+        name = _key(key)
+        _, line = to_line({"schema_version": self.SCHEMA_VERSION, "key": name, "value": value})
+        self._log.append(line)
+        self._values[name] = value
+
+
+def _key(parts: Sequence[str | int | float]) -> str:
+    text = json.dumps(list(parts)).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _hash(rest: bytes) -> str:
+    return hashlib.blake2b(rest, digest_size=_ID_HEX // 2).hexdigest()
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the file's writer lock, held until it is closed; False where another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

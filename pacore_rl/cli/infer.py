@@ -1,0 +1,145 @@
+"""``pacore-rl infer``: questions in, answers out, over endpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pacore_rl.cli.guard import guard
+from pacore_rl.cli.options import Debug, existing, say_done
+
+if TYPE_CHECKING:
+    from pacore_rl.inference.batch import BatchSummary
+
+Endpoints = Annotated[
+    list[str],
+    typer.Option("--endpoint", help="An OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; repeat for more."),
+]
+KeyVariable = Annotated[str, typer.Option(help="Environment variable that holds the endpoint's API key.")]
+ReserveTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Room a prompt leaves for the answer; whole messages are dropped for it.",
+        show_default="--max-tokens, or a quarter of the window",
+    ),
+]
+EndOfReasoning = Annotated[str, typer.Option(help="What closes the model's reasoning.")]
+FirstTokenSeconds = Annotated[
+    float, typer.Option(min=1, help="Wait for an answer to begin, the server's queue included.")
+]
+IdleSeconds = Annotated[float, typer.Option(min=1, help="Wait between two pieces of an answer.")]
+MaxOpenCalls = Annotated[int, typer.Option(min=1, help="Calls open at a time, per endpoint.")]
+Retries = Annotated[int, typer.Option(min=0, help="Times a call that broke is made again.")]
+
+
+def infer(
+    questions: Annotated[
+        Path,
+        typer.Argument(metavar="QUESTIONS", help="JSON Lines: id, and prompt (a text) or messages (a conversation)."),
+    ],
+    endpoint: Endpoints,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File of the answers (JSON Lines); completed if it is there.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model at the endpoint.", show_default="the only one it serves")
+    ] = None,
+    level: Annotated[str, typer.Option(help="low, medium, high, or samples per round such as 32,4.")] = "medium",
+    seed: Annotated[int, typer.Option(help="Of samples and message orders.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Nucleus sampling.")] = 1.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Limit of every trajectory.", show_default="the window")
+    ] = None,
+    compaction: Annotated[
+        str, typer.Option(help="What of a trajectory the next round reads: after_reasoning, or none (all of it).")
+    ] = "after_reasoning",
+    quorum: Annotated[
+        float | None, typer.Option(help="Go on with this share of a round once --deadline-seconds are over.")
+    ] = None,
+    deadline_seconds: Annotated[float, typer.Option(min=0, help="See --quorum.")] = 0.0,
+    end_of_reasoning: EndOfReasoning = "</think>",
+    reserve_tokens: ReserveTokens = None,
+    window_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Context window.", show_default="what the endpoint says")
+    ] = None,
+    api_key_variable: KeyVariable = "OPENAI_API_KEY",
+    max_open_calls: MaxOpenCalls = 512,
+    first_token_seconds: FirstTokenSeconds = 1_800.0,
+    idle_seconds: IdleSeconds = 300.0,
+    retries: Retries = 5,
+    keep_calls: Annotated[bool, typer.Option("--keep-calls", help="Keep every call in OUT.calls.jsonl.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Answer questions through rounds of parallel calls to a served model.
+
+    A line is written as each problem ends. Given again, the command goes on where it was stopped, within a problem too.
+
+    Example: [cyan]pacore-rl infer questions.jsonl --endpoint http://127.0.0.1:8000/v1 --level high -o answers.jsonl[/]
+
+    Next: [cyan]pacore-rl serve --endpoint http://127.0.0.1:8000/v1[/], to offer the same as an API.
+    """
+    with guard(debug=debug) as outputs:
+        from pacore_rl.inference.batch import BatchOptions, answer_questions
+        from pacore_rl.inference.questions import load_questions
+        from pacore_rl.inference.settings import ClientSettings, Endpoint, key_from_environment
+        from pacore_rl.synthesis.levels import parse_configuration
+        from pacore_rl.synthesis.plan import RoundsPlan, Stragglers
+
+        stragglers = None if quorum is None else Stragglers(quorum=quorum, deadline_seconds=deadline_seconds)
+        plan = RoundsPlan.of(
+            parse_configuration(level),
+            compaction=compaction,
+            end_of_reasoning=end_of_reasoning,
+            seed=seed,
+            stragglers=stragglers,
+        )
+        loaded = load_questions(existing(questions, "QUESTIONS"))
+        sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+        if max_tokens is not None:
+            sampling["max_tokens"] = max_tokens
+        key = key_from_environment(api_key_variable)
+        options = BatchOptions(
+            endpoints=tuple(Endpoint.of(url, api_key=key) for url in endpoint),
+            model=model,
+            plan=plan,
+            sampling=sampling,
+            reserve_tokens=reserve_tokens,
+            window_tokens=window_tokens,
+            client=ClientSettings(
+                first_token_seconds=first_token_seconds,
+                idle_seconds=idle_seconds,
+                max_retries=retries,
+                max_open_calls=max_open_calls,
+            ),
+            keep_calls=keep_calls,
+        )
+        outputs.add(out)
+        summary = answer_questions(loaded, out, options)
+        _show(summary, Console())
+        say_done(out, f"pacore-rl infer {questions} --endpoint {endpoint[0]} --level high -o OTHER.jsonl, to compare")
+
+
+def _show(summary: BatchSummary, console: Console) -> None:
+    """The summary, in a few lines."""
+    cost, num_ended = summary.cost, summary.num_problems - summary.num_resumed
+    outcomes = ", ".join(f"{num:,} {name}" for name, num in summary.outcomes.items())
+    lines = [f"{summary.num_problems:,} problems with {summary.model}: {outcomes}"]
+    if summary.num_resumed or summary.num_replayed_calls:
+        lines.append(f"from before: {summary.num_resumed:,} problems, {summary.num_replayed_calls:,} calls of others")
+    if num_ended:
+        cached = f", {cost.cached_tokens / cost.prompt_tokens:.0%} of them cached" if cost.prompt_tokens else ""
+        lines += [
+            f"test-time compute: {cost.ttc_tokens / num_ended:,.0f} tokens a problem, {cost.ttc_tokens:,} in all",
+            f"prompts: {cost.prompt_tokens:,} tokens{cached}",
+            f"{cost.num_calls:,} calls, {summary.num_retries:,} retries, {cost.wasted_tokens:,} tokens lost to them",
+            f"{summary.seconds:,.1f} s, {cost.ttc_tokens / max(summary.seconds, 1e-9):,.0f} generated tokens/s",
+        ]
+    if cost.num_estimated:
+        lines.append(f"{cost.num_estimated:,} calls came without a usable count of tokens; theirs are lower bounds")
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,283 @@
+"""What an evaluation on benchmarks comes to, counted from its records alone.
+
+Accuracy is pass@1: the mean over a problem's samples, then over problems. Intervals are over problems (``statistics``).
+Runs that failed through our fault are left out of every mean and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pacore_rl.config_evaluation import BenchmarksConfig
+from pacore_rl.evaluation.answer_records import AnswerRecord, read_answers
+from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
+from pacore_rl.evaluation.benchmark_results import BenchmarkResult, ConditionResult, EqualTTC, Values
+from pacore_rl.evaluation.conditions import Allowance, Condition, rounds_of, sequential_of
+from pacore_rl.evaluation.configurations import SelfConsistencyPoint
+from pacore_rl.evaluation.equivalence import merged
+from pacore_rl.evaluation.statistics import Estimate, mean_with_interval, paired_difference
+from pacore_rl.evaluation.voting import majority_vote, pass_at_k, self_consistency
+from pacore_rl.synthesis.draws import draw_rng
+from pacore_rl.synthesis.message_pool import MessagePool, is_scored
+from pacore_rl.types import PoolMessage, Verdict
+
+NOT_VOTED_ON = ("code", "rubric")
+"""Rewards whose verdicts carry no answer that votes could be counted on."""
+
+Pools = Mapping[str, Sequence[PoolMessage]]
+
+
+def main_conditions(settings: BenchmarksConfig) -> tuple[Condition, ...]:
+    """Those that do not depend on what others cost."""
+    conditions = [rounds_of(k) for k in settings.configurations]
+    conditions += [sequential_of(n) for n in settings.sequential]
+    conditions += [rounds_of(k, compacted=False) for k in settings.uncompacted]
+    return tuple(dict.fromkeys(conditions))
+
+
+def own_messages(folder: BenchmarkFolder, manifest: Manifest, name: str) -> dict[str, tuple[PoolMessage, ...]]:
+    """The pool of every problem of the benchmark: messages of the evaluated model only."""
+    pool = MessagePool.open(folder.pool(name))
+    return {
+        id: tuple(message for message in pool.messages(id) if message.model == manifest.model)
+        for id in manifest.sets[name].problem_ids
+    }
+
+
+def allowance(records: Sequence[AnswerRecord], pools: Pools) -> Allowance:
+    """What these runs of one condition used, each mean over samples, then problems."""
+    ids = tuple(pools)
+    closing = [[float(record.rounds[-1].generated_tokens) for record in own] for own in _by_problem(records, ids)]
+    return Allowance(
+        ttc_tokens=_over_problems(_ttc(records, ids)),
+        solo_tokens=_over_problems([_solo_tokens(messages) if messages else None for messages in pools.values()]),
+        synthesis_tokens=_over_problems([_mean(own) for own in closing]),
+    )
+
+
+def baseline_conditions(
+    settings: BenchmarksConfig, records: Sequence[AnswerRecord], pools: Pools
+) -> tuple[Condition, ...]:
+    """What must be generated to compare each compacted K vector at equal cost."""
+    needed: list[Condition] = []
+    for condition, own in _by_condition(records).items():
+        if _is_compared(condition):
+            needed += _baselines_of(settings, allowance(own, pools))
+    return tuple(dict.fromkeys(needed))
+
+
+def summarise(folder: BenchmarkFolder) -> tuple[BenchmarkResult, ...]:
+    """Every benchmark of the folder that has been run, in the manifest's order.
+
+    Raises:
+        ValueError: no evaluation, or a record that cannot be read.
+    """
+    manifest = folder.manifest()
+    return tuple(_summarise(folder, manifest, name) for name in manifest.sets if folder.pool(name).exists())
+
+
+def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> BenchmarkResult:
+    one, settings = manifest.sets[name], manifest.settings
+    pools = own_messages(folder, manifest, name)
+    stands_for = folder.read_equivalence(name)
+    counted = {id: [message.verdict for message in messages if is_scored(message)] for id, messages in pools.items()}
+    if not any(counted.values()):
+        raise ValueError(
+            f"no solo answer of {name} in {folder.path} could be generated and scored; run `pacore-rl evaluate` again "
+            "on the same folder, and look at the reasons in the pool's records."
+        )
+    votes = {id: merged(verdicts, stands_for.get(id, {})) for id, verdicts in counted.items()}
+    solo_tokens = _estimate([_solo_tokens(messages) if messages else None for messages in pools.values()])
+    votable = one.reward not in NOT_VOTED_ON
+    tools = _Votes(verdicts=votes, solo_tokens=solo_tokens.mean, settings=settings, votable=votable)
+    right = [[float(verdict.correct) for verdict in verdicts] for verdicts in counted.values()]
+    records = [record for record in _records(folder, name) if record.problem_id in pools]
+    grouped = _by_condition(records)
+    results = {condition: _condition_result(condition, own, one, settings) for condition, own in grouped.items()}
+    named = main_conditions(settings)
+    main = [condition for condition in named if condition in results]
+    # K vectors that an earlier call on this folder ran stay; sequential runs may be baselines, and stand beside theirs.
+    main += [c for c in results if c not in named and c.method == "rounds" and not c.is_sequential]
+    smallest = min((len(verdicts) for verdicts in counted.values()), default=0)
+    return BenchmarkResult(
+        name=name,
+        title=one.title,
+        problem_ids=one.problem_ids,
+        solo=_estimate([_mean(own) for own in right]),
+        solo_tokens=solo_tokens,
+        solo_pass_at=_pass_at(right, settings.pass_at),
+        majority_vote=_estimate([majority_vote(v) if v else None for v in votes.values()]) if votable else None,
+        self_consistency=tuple(tools.vote(k) for k in settings.vote_sizes if k <= smallest) if votable else (),
+        conditions=tuple(_with_baselines(results, c, grouped[c], pools, tools) for c in main),
+        pool_size=smallest,
+        num_failed_solo=sum(map(len, pools.values())) - sum(map(len, counted.values())),
+    )
+
+
+def _records(folder: BenchmarkFolder, name: str) -> tuple[AnswerRecord, ...]:
+    path = folder.answers(name)
+    return read_answers(path) if path.exists() else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Votes:
+    """Points counted on the pool of solo answers."""
+
+    verdicts: Mapping[str, Sequence[Verdict]]
+    """Problem: its solo verdicts, equal answers spelled alike."""
+    solo_tokens: float
+    settings: BenchmarksConfig
+    votable: bool
+
+    def vote(self, k: int) -> SelfConsistencyPoint:
+        def credit(id: str, verdicts: Sequence[Verdict]) -> float:
+            rng = draw_rng(self.settings.seed, "benchmarks/votes", id, k)
+            return self_consistency(verdicts, min(k, len(verdicts)), draws=self.settings.redraws, rng=rng)
+
+        return self._point(k, credit)
+
+    def best_single(self, k: int) -> SelfConsistencyPoint:
+        def credit(id: str, verdicts: Sequence[Verdict]) -> float:
+            return pass_at_k(len(verdicts), sum(v.correct for v in verdicts), min(k, len(verdicts)))
+
+        return self._point(k, credit)
+
+    def _point(self, k: int, credit: Callable[[str, Sequence[Verdict]], float]) -> SelfConsistencyPoint:
+        """Of the whole pool where it holds fewer than k."""
+        values = tuple(credit(id, verdicts) if verdicts else None for id, verdicts in self.verdicts.items())
+        largest = min(k, max(map(len, self.verdicts.values())))
+        return SelfConsistencyPoint(
+            k=largest, ttc_tokens=largest * self.solo_tokens, accuracy=_estimate(values), by_problem=values
+        )
+
+
+def _with_baselines(
+    results: Mapping[Condition, ConditionResult],
+    condition: Condition,
+    records: Sequence[AnswerRecord],
+    pools: Pools,
+    tools: _Votes,
+) -> ConditionResult:
+    own = results[condition]
+    if not _is_compared(condition):
+        return own
+    allowed, wanted = allowance(records, pools), tools.settings.baselines
+    k = allowed.num_solo
+    points = {
+        "self_consistency": tools.vote(k) if tools.votable and "self_consistency" in wanted else None,
+        "best_single": tools.best_single(k) if "best_single" in wanted else None,
+    }
+    others = [results[one] for one in _baselines_of(tools.settings, allowed) if one in results]
+    values: dict[str, Values] = {name: point.by_problem for name, point in points.items() if point is not None}
+    values |= {"sequential" if o.condition.is_sequential else "aggregation": o.by_problem for o in others}
+    fields = {name: getattr(own, name) for name in ConditionResult.__slots__ if name != "equal_ttc"}
+    return ConditionResult(
+        **fields,
+        equal_ttc=EqualTTC(
+            num_trajectories=k,
+            **points,
+            others=tuple(others),
+            minus={name: _difference(own.by_problem, baseline) for name, baseline in values.items()},
+        ),
+    )
+
+
+def _is_compared(condition: Condition) -> bool:
+    return condition.method == "rounds" and condition.compacted and not condition.is_sequential
+
+
+def _baselines_of(settings: BenchmarksConfig, allowed: Allowance) -> list[Condition]:
+    needed: list[Condition] = []
+    if "sequential" in settings.baselines:
+        needed.append(allowed.sequential())
+    if "aggregation" in settings.baselines:
+        needed.append(allowed.aggregation(population=settings.aggregation_population, group=settings.aggregation_group))
+    return needed
+
+
+def _condition_result(
+    condition: Condition, records: Sequence[AnswerRecord], benchmark: BenchmarkSet, settings: BenchmarksConfig
+) -> ConditionResult:
+    by_problem = _by_problem(records, benchmark.problem_ids)
+    counted = [[record for record in own if record.credit is not None] for own in by_problem]
+    if not any(counted):
+        raise ValueError(
+            f"every run of {condition.label} failed to be generated or scored; run `pacore-rl evaluate` again on the "
+            "same folder: it repeats those that failed."
+        )
+    credits = [[record.credit or 0.0 for record in own] for own in counted]
+    accuracy = tuple(_mean(own) for own in credits)
+    emergent = [
+        _mean([record.credit or 0.0 for record in own if record.shown_correct and not any(record.shown_correct)])
+        for own in counted
+    ]
+    answers = [[answer for record in own for answer in record.answers if answer.countable] for own in counted]
+    return ConditionResult(
+        condition=condition,
+        accuracy=_estimate(accuracy),
+        ttc_tokens=_estimate(_ttc(records, benchmark.problem_ids)),
+        pass_at=_pass_at(credits, settings.pass_at) if condition.method == "rounds" else {},
+        emergent_correct=_estimate(emergent) if any(value is not None for value in emergent) else None,
+        cross_check_words=_estimate([_mean([float(a.cross_checks) for a in own]) for own in answers]),
+        cross_check_words_any_case=_estimate([_mean([float(a.cross_checks_any_case) for a in own]) for own in answers]),
+        truncated=_estimate([_mean([float(a.finish == "truncated") for a in own]) for own in answers]),
+        num_samples=min(len(own) for own in counted),
+        num_failed=len(records) - sum(map(len, counted)),
+        num_missing=max(0, benchmark.samples_per_problem * len(benchmark.problem_ids) - len(records)),
+        by_problem=accuracy,
+    )
+
+
+def _by_condition(records: Sequence[AnswerRecord]) -> dict[Condition, list[AnswerRecord]]:
+    grouped: dict[Condition, list[AnswerRecord]] = {}
+    for record in records:
+        grouped.setdefault(record.condition, []).append(record)
+    return grouped
+
+
+def _by_problem(records: Sequence[AnswerRecord], problem_ids: Sequence[str]) -> list[list[AnswerRecord]]:
+    grouped: dict[str, list[AnswerRecord]] = {id: [] for id in problem_ids}
+    for record in records:
+        if record.problem_id in grouped:
+            grouped[record.problem_id].append(record)
+    return list(grouped.values())
+
+
+def _ttc(records: Sequence[AnswerRecord], problem_ids: Sequence[str]) -> Values:
+    by_problem = _by_problem(records, problem_ids)
+    return tuple(_mean([float(record.ttc_tokens) for record in own]) for own in by_problem)
+
+
+def _solo_tokens(messages: Sequence[PoolMessage]) -> float:
+    return float(np.mean([message.num_tokens for message in messages]))
+
+
+def _pass_at(credits: Sequence[Sequence[float]], sizes: Sequence[int]) -> dict[int, Estimate]:
+    """Unbiased pass@k for each k that every problem with a sample has samples enough for."""
+    sampled = [own for own in credits if own]
+    smallest = min(map(len, sampled), default=0)
+    return {
+        k: mean_with_interval([pass_at_k(len(own), round(sum(own)), k) for own in sampled])
+        for k in sizes
+        if k <= smallest
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _over_problems(values: Sequence[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
+
+
+def _estimate(values: Sequence[float | None]) -> Estimate:
+    return mean_with_interval([value for value in values if value is not None])
+
+
+def _difference(first: Values, second: Values) -> Estimate:
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return paired_difference([a for a, _ in pairs], [b for _, b in pairs])

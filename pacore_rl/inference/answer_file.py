@@ -1,0 +1,130 @@
+"""The answers of a batch: one JSON object a line, appended as each problem ends.
+
+::
+
+    {"schema_version":1,"id":"p1","outcome":"answered","answer":"4","reasoning":"...","ttc_tokens":812,"rounds":[...],...}
+
+``answer`` is null where there is none, and ``outcome`` says why (``pacore_rl.synthesis.plan.Outcome``). Every line
+carries the settings it was made under, and a file holds one setting only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pacore_rl.inference.answering import Answered
+from pacore_rl.problems import write_atomically
+from pacore_rl.reporting.jsonl import cut_torn_line
+
+SCHEMA_VERSION = 1
+
+
+class AnswerFile:
+    """Open for appending, by one process at a time. Use as a context manager."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Open or create the file, and read what it holds; lines of problems that failed are removed.
+
+        Raises ValueError where another process writes to it, where it was made under other settings, and for a line
+        that is no answer.
+        """
+        self.path = path
+        self._settings = json.loads(json.dumps(settings))  # as it is read back
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = path.with_name(f".{path.name}.lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is writing to {path}; wait for it, or give another file.") from None
+        cut_torn_line(path)
+        self.done: dict[str, Mapping[str, Any]] = {}
+        """The records of the file by id; no failed ones."""
+        num_failed = self._read()
+        if num_failed:
+            write_atomically(path, lambda file: file.writelines(_line(record) for record in self.done.values()))
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._lock.close()
+        self.path.with_name(f".{self.path.name}.lock").unlink(missing_ok=True)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line; it is on the disk when this returns."""
+        if self._file is None:  # so that a batch that cannot begin leaves no file
+            self._file = self.path.open("ab", buffering=0)
+        view = memoryview(_line(record))
+        while view:
+            view = view[self._file.write(view) :]
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> int:
+        """The number of failed problems in the file."""
+        num_failed = 0
+        for number, line in enumerate(self.path.open("rb") if self.path.exists() else (), start=1):
+            where = f"{self.path}, line {number}"
+            try:
+                record = json.loads(line)
+                version, id, settings = record["schema_version"], record["id"], record["settings"]
+                outcome = record["outcome"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{where} is no answer of a batch ({error!r}); give another file with -o.") from error
+            if version != SCHEMA_VERSION or settings != self._settings:
+                other = {key for key in (*settings, *self._settings) if settings.get(key) != self._settings.get(key)}
+                raise ValueError(
+                    f"{where} was made under other settings ({', '.join(sorted(other)) or 'schema_version'}); give the "
+                    "same ones to go on with it, or another file with -o."
+                )
+            if outcome == "failed":
+                num_failed += 1
+            else:
+                self.done[id] = record
+        return num_failed
+
+
+def answer_record(answered: Answered, settings: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
+    """The line of a problem."""
+    rounds = answered.rounds
+    (answer,) = answered.answers
+    final = answered.completions[-1][0]
+    reasoning = final.reasoning or answer.reply.text.rpartition(rounds.plan.end_of_reasoning)[0] or None
+    by_round = rounds.ledger.by_round()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": rounds.problem_id,
+        "outcome": answer.outcome,
+        "answer": answer.text,
+        "reasoning": reasoning,
+        "error": answer.reply.error or None,
+        "ttc_tokens": rounds.ledger.ttc_tokens,
+        "num_dropped": rounds.num_dropped,
+        "seconds": round(seconds, 3),
+        "rounds": [
+            {
+                "round": call.round_index,
+                "num_samples": call.num_samples,
+                "messages": list(call.messages),
+                "finishes": [completion.finish for completion in completions],
+                "prompt_tokens": by_round[call.round_index].prompt_tokens,
+                "cached_tokens": by_round[call.round_index].cached_tokens,
+                "generated_tokens": by_round[call.round_index].generated_tokens,
+                "wasted_tokens": by_round[call.round_index].wasted_tokens,
+                "num_estimated": by_round[call.round_index].num_estimated,
+            }
+            for call, completions in zip(rounds.calls, answered.completions, strict=True)
+        ],
+        "settings": dict(settings),
+    }
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmark_fakes import PROBLEMS, ScriptedAsker, evaluate, manifest_of, says
+
+from pacore_rl.evaluation.answer_records import read_answers
+from pacore_rl.evaluation.asking import Ask
+from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder
+from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.plan import Reply
+
+
+def right(ask: Ask) -> str:
+    return ask.problem.ground_truth
+
+
+def half_right(ask: Ask, sample: int) -> Reply:
+    """Alone every second sample is right, at 10 tokens; a synthesis is right where a reference is, at 7."""
+    if not ask.messages:
+        return says(right(ask) if sample % 2 else "wrong")
+    return says(right(ask) if f"[{right(ask)}]" in ask.messages else "wrong", 7, reasoning="Ref 1, reference 2")
+
+
+def test_accuracy_and_cost_are_counted_over_samples_then_problems(tmp_path: Path) -> None:
+    result = evaluate(tmp_path, half_right, manifest_of(samples=3, configurations=[[4], [4, 2], [8]]))
+    assert result.solo.mean == 0.5 and result.solo_tokens.mean == 10
+    assert result.pool_size == 8
+    four, two_rounds, everything = result.conditions
+    assert everything.accuracy.mean == 1.0  # the whole pool is shown, and half of it is right
+    assert four.num_samples == 3 and four.num_failed == 0
+    assert four.ttc_tokens.mean == 4 * 10 + 7
+    assert two_rounds.ttc_tokens.mean == 4 * 10 + 2 * 7 + 7
+    assert everything.ttc_tokens.mean == 8 * 10 + 7
+    assert everything.cross_check_words.mean == 2
+    assert set(everything.pass_at) == {1, 2}  # pass_at asks for 4 and 8 too, of 3 samples
+
+
+def test_the_first_round_comes_from_the_pool_and_the_others_are_generated(tmp_path: Path) -> None:
+    asker = ScriptedAsker(script=half_right)
+    evaluate(tmp_path, asker, manifest_of(samples=2, configurations=[[4, 2]]))
+    solo = [ask for ask in asker.asks if not ask.messages]
+    assert sum(ask.num_samples for ask in solo) == 8 * len(PROBLEMS)
+    synthesis = [ask for ask in asker.asks if ask.messages]
+    assert sorted({ask.num_samples for ask in synthesis}) == [1, 2]
+    assert len(synthesis) == 2 * 2 * len(PROBLEMS)
+    assert len({ask.seed for ask in asker.asks}) == len(asker.asks)
+
+
+def test_emergent_correctness_counts_runs_whose_messages_were_all_wrong(tmp_path: Path) -> None:
+    def script(ask: Ask, sample: int) -> Reply:
+        """Problem 1 is hopeless alone, yet its synthesis is right in every second run; the others are always right."""
+        if ask.problem.id != "p1":
+            return says(right(ask))
+        return says(right(ask) if ask.messages and ask.seed % 2 else "wrong")
+
+    result = evaluate(tmp_path, script, manifest_of(samples=4))
+    (four,) = result.conditions
+    records = [r for r in read_answers(tmp_path / "answers" / "mine.jsonl") if r.problem_id == "p1"]
+    share = sum(record.answers[0].verdict.correct for record in records) / 4
+    assert four.emergent_correct is not None
+    assert four.emergent_correct.mean == share and four.emergent_correct.num_problems == 1
+    assert all(record.shown_correct == (False,) * 4 for record in records)
+
+
+def test_messages_of_a_generated_round_are_scored_too(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right, manifest_of(samples=1, configurations=[[8, 2]]))
+    for record in read_answers(tmp_path / "answers" / "mine.jsonl"):
+        assert record.shown_correct == (True, True)
+
+
+def test_nothing_is_generated_twice(tmp_path: Path) -> None:
+    manifest = manifest_of(samples=2, configurations=[[4]], baselines=["sequential", "aggregation"])
+    first = evaluate(tmp_path, half_right, manifest)
+    again = ScriptedAsker(script=half_right)
+    assert evaluate(tmp_path, again, manifest) == first
+    assert again.asks == []
+    # The table is made of the records alone.
+    assert summarise(BenchmarkFolder(tmp_path)) == (first,)
+
+
+def test_an_interrupted_evaluation_goes_on_and_comes_to_the_same(tmp_path: Path) -> None:
+    manifest = manifest_of(samples=4, configurations=[[4], [4, 2]], baselines=["sequential", "aggregation"])
+    whole = evaluate(tmp_path / "whole", half_right, manifest)
+
+    class Killed(Exception):
+        pass
+
+    for limit in (3, 30, 60, 10_000):
+        asked = 0
+
+        def dies(ask: Ask, sample: int, limit: int = limit) -> Reply:
+            nonlocal asked
+            asked += 1
+            if asked > limit:
+                raise Killed
+            return half_right(ask, sample)
+
+        try:
+            result = evaluate(tmp_path / "torn", dies, manifest)
+        except Killed:
+            for written in (tmp_path / "torn").glob("*/mine.jsonl"):
+                with written.open("ab") as file:
+                    file.write(b'{"id":"torn')
+    assert result == whole  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def test_what_failed_is_counted_left_out_and_repeated(tmp_path: Path) -> None:
+    def fails(ask: Ask, sample: int) -> Reply:
+        if ask.messages and ask.problem.id == "p2":
+            return Reply(text="", finish="failed", generated_tokens=0, error="the connection broke")
+        return half_right(ask, sample)
+
+    manifest = manifest_of(configurations=[[8]])
+    (run,) = evaluate(tmp_path, fails, manifest).conditions
+    assert run.num_failed == 2 and run.by_problem == (1.0, None, 1.0, 1.0)
+    asker = ScriptedAsker(script=half_right)
+    (run,) = evaluate(tmp_path, asker, manifest).conditions
+    assert run.num_failed == 0 and run.by_problem == (1.0, 1.0, 1.0, 1.0)
+    assert [ask.problem.id for ask in asker.asks] == ["p2", "p2"]
+
+
+def test_a_pool_is_completed_not_repeated(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right, manifest_of(pool_size=8))
+    asker = ScriptedAsker(script=half_right)
+    evaluate(tmp_path, asker, manifest_of(pool_size=40))
+    assert sum(ask.num_samples for ask in asker.asks) == 32 * len(PROBLEMS)
+    assert len(MessagePool.open(tmp_path / "pools" / "mine.jsonl").messages("p1")) == 40
+
+
+def test_without_compaction_whole_trajectories_are_shown(tmp_path: Path) -> None:
+    asker = ScriptedAsker(script=half_right)
+    result = evaluate(tmp_path, asker, manifest_of(samples=1, configurations=[], uncompacted=[[2]]))
+    (run,) = result.conditions
+    assert run.condition.label == "K=[2], no compaction"
+    assert [ask.messages[0][:8] for ask in asker.asks if ask.messages] == ["</think>"] * len(PROBLEMS)
+    assert run.ttc_tokens.mean == 2 * 10 + 7
+
+
+def test_another_model_is_refused_and_nothing_changed(tmp_path: Path) -> None:
+    import dataclasses
+
+    evaluate(tmp_path, half_right)
+    before = (tmp_path / "benchmarks.json").read_bytes()
+    with pytest.raises(ValueError, match="model: 'scripted' there, 'other' now"):
+        evaluate(tmp_path, half_right, dataclasses.replace(manifest_of(), model="other"))
+    assert (tmp_path / "benchmarks.json").read_bytes() == before
+
+
+def test_what_an_earlier_call_ran_stays_in_the_results(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right, manifest_of(configurations=[[4]]))
+    result = evaluate(tmp_path, half_right, manifest_of(configurations=[[8]]))
+    assert [run.condition.key for run in result.conditions] == ["K=8", "K=4"]
+
+
+def test_runs_that_are_not_made_yet_are_counted(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right, manifest_of(samples=2))
+    path = tmp_path / "answers" / "mine.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    (result,) = summarise(BenchmarkFolder(tmp_path))
+    assert result.conditions[0].num_missing == 2 * len(PROBLEMS) - 3
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right)
+    path = tmp_path / "answers" / "mine.jsonl"
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps({"schema_version": 1, "problem_id": "p1"})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="line 3 is not a record of an answer"):
+        summarise(BenchmarkFolder(tmp_path))

@@ -1,0 +1,200 @@
+"""Rounds over endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from scripted_server import QUICK, Script, ScriptedServer, until
+
+from pacore_rl.inference.answering import Answered, Answerer, Budget, Model, Observer
+from pacore_rl.inference.client import Client
+from pacore_rl.inference.completion import Completion, Delta
+from pacore_rl.inference.settings import Endpoint
+from pacore_rl.synthesis.plan import RoundsPlan, Stragglers
+from pacore_rl.synthesis.prompt import render_synthesis_prompt
+
+QUESTION = ({"role": "user", "content": "2 + 2?"},)
+MODEL = Model(name="tiny", window_tokens=4096, reserve_tokens=1024, options={"temperature": 1.0})
+
+
+def plan(*configuration: int, **more: Any) -> RoundsPlan:
+    return RoundsPlan.of(configuration, **more)
+
+
+def is_final(request: Mapping[str, Any]) -> bool:
+    return "Reference 1:" in str(request["messages"][-1]["content"])
+
+
+async def answer(client: Client, plan: RoundsPlan, model: Model = MODEL, **more: Any) -> Answered:
+    return await Answerer(client, model).answer("p", more.pop("messages", QUESTION), plan, **more)
+
+
+async def test_the_rounds_read_the_conclusions_of_the_one_before(server: ScriptedServer, client: Client) -> None:
+    server.answer = lambda request, number: Script(
+        content=f"<think></think>{number}", usage={"prompt_tokens": 100, "completion_tokens": 10 + number}
+    )
+    answered = await answer(client, plan(3, 2))
+    asked = [request["messages"][-1]["content"] for request in server.requests]
+    shown = answered.rounds.shown
+    assert asked[:3] == ["2 + 2?"] * 3
+    assert asked[3:5] == [render_synthesis_prompt("2 + 2?", shown[0])] * 2 and set(shown[0]) == {"0", "1", "2"}
+    assert asked[5] == render_synthesis_prompt("2 + 2?", shown[1]) and set(shown[1]) == {"3", "4"}
+    assert answered.answers[0].text == "5" and answered.answers[0].outcome == "answered"
+    assert answered.rounds.ledger.ttc_tokens == sum(range(10, 16))
+    seeds = [request["seed"] for request in server.requests]
+    assert len(set(seeds)) == 6
+    again = await answer(client, plan(3, 2))
+    assert sorted(seeds) == sorted(request["seed"] for request in server.requests[6:]) and again.answers
+
+
+async def test_failures_are_dropped_counted_and_never_shown(server: ScriptedServer, client: Client) -> None:
+    scripts = [Script(content="</think>good"), Script(content=""), Script(content="open", finish="length")]
+    server.answer = lambda request, number: scripts[number] if number < 3 else Script(status=400, error="bad")
+    answered = await answer(client, plan(3))
+    assert answered.rounds.shown == (("good",),) and answered.rounds.num_dropped == 2
+    (final,) = answered.answers
+    assert (final.outcome, final.text) == ("failed", None) and "bad" in final.reply.error
+
+
+async def test_other_turns_and_parts_pass_through(server: ScriptedServer, client: Client) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    history = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "what is this?"}, picture]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "a cat"},
+    ]
+    tools = {"tools": [{"type": "function", "function": {"name": "look"}}], "stop": ["END"]}
+    answered = await answer(client, plan(1), messages=history, closing_options=tools)
+    first, final = server.requests
+    assert first["messages"] == history and "tools" not in first and "stop" not in first
+    assert final["messages"][:3] == history[:3] and final["messages"][3]["tool_call_id"] == "c1"
+    assert final["messages"][3]["content"] == render_synthesis_prompt("a cat", answered.rounds.shown[0])
+    assert final["tools"] == tools["tools"] and final["stop"] == ["END"]
+    await answer(client, plan(1), messages=history[:2])
+    asked = server.requests[-1]["messages"][-1]["content"]
+    assert asked == [{"type": "text", "text": render_synthesis_prompt("what is this?", ["42"])}, picture]
+
+
+async def test_a_conversation_without_a_user_turn_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="no user turn or tool observation"):
+        await answer(client, plan(1), messages=[{"role": "assistant", "content": "hello"}])
+
+
+@pytest.mark.parametrize("can_count", [True, False])
+async def test_messages_are_dropped_where_the_window_is_too_small(
+    server: ScriptedServer, client: Client, can_count: bool
+) -> None:
+    server.tokens_per_byte = 0.5 if can_count else None
+    server.answer = lambda request, number: Script(
+        content="</think>" + "word " * 100,
+        usage={"prompt_tokens": len(str(request["messages"])) // 2, "completion_tokens": 400},
+    )
+    answered = await answer(client, plan(8), replace(MODEL, window_tokens=1300, reserve_tokens=300))
+    shown = answered.rounds.shown[0]
+    assert 0 < len(shown) < 8 and answered.rounds.num_dropped == 8 - len(shown)
+    assert len(str(server.requests[-1]["messages"])) // 2 <= 1000
+
+
+async def test_a_long_prompts_leader_goes_ahead_and_the_round_stays_on_one_endpoint(server: ScriptedServer) -> None:
+    question = [{"role": "user", "content": "long " * 1000}]
+    async with ScriptedServer(lambda request, number: Script(piece_seconds=0.05)) as other:
+        server.answer = other.answer
+        async with Client([Endpoint.of(server.url), Endpoint.of(other.url)], QUICK) as client:
+            answering = asyncio.create_task(answer(client, plan(4), messages=question))
+            await asyncio.sleep(0.02)
+            assert len(server.requests) + len(other.requests) == 1  # its prompt is being read
+            await answering
+    first_round = [sum(not is_final(r) for r in s.requests) for s in (server, other)]
+    assert sorted(first_round) == [0, 4]
+
+
+async def test_two_problems_are_spread_over_the_endpoints(server: ScriptedServer) -> None:
+    async with ScriptedServer(lambda request, number: Script(delay_seconds=0.05)) as other:
+        server.answer = other.answer
+        async with Client([Endpoint.of(server.url), Endpoint.of(other.url)], QUICK) as client:
+            answerer = Answerer(client, MODEL)
+            await asyncio.gather(*(answerer.answer(name, QUESTION, plan(4)) for name in "ab"))
+    assert [sum(not is_final(r) for r in s.requests) for s in (server, other)] == [4, 4]
+
+
+async def test_stragglers_are_left_at_the_deadline_and_what_they_wrote_is_charged(server: ScriptedServer) -> None:
+    server.answer = lambda request, number: Script(stall_after=3 if number == 1 else None)
+    policy = Stragglers(quorum=0.5, deadline_seconds=0.5)
+    async with Client([Endpoint.of(server.url)]) as client:
+        started = time.monotonic()
+        answered = await answer(client, plan(4, stragglers=policy))
+    assert 0.5 <= time.monotonic() - started < 5
+    assert answered.rounds.shown == (("42",) * 3,) and answered.rounds.num_dropped == 1
+    (left,) = [charge for charge in answered.rounds.ledger.charges if charge.finish == "unfinished"]
+    assert left.is_estimated and left.generated_tokens == 2
+    await until(lambda: server.num_left == 1)
+
+
+async def test_the_token_budget_is_shared_and_never_exceeded(server: ScriptedServer, client: Client) -> None:
+    def spend(request: Mapping[str, Any], number: int) -> Script:
+        usage = {"prompt_tokens": 10, "completion_tokens": request["max_tokens"]}
+        return Script(content="</think>4", usage=usage, finish="length")
+
+    server.answer = spend
+    answered = await answer(client, plan(4, 2), budget=Budget(total_tokens=70))
+    assert [request["max_tokens"] for request in server.requests] == [10] * 4 + [10] * 2 + [10]
+    assert answered.rounds.ledger.ttc_tokens == 70
+    server.requests.clear()
+    answered = await answer(client, plan(64), budget=Budget(total_tokens=40))
+    assert [request["max_tokens"] for request in server.requests] == [40]  # no round fits: the closing one alone
+    assert answered.rounds.ledger.ttc_tokens == 40
+
+
+async def test_when_the_time_is_over_the_closing_round_reads_what_there_is(
+    server: ScriptedServer, client: Client
+) -> None:
+    server.answer = lambda request, number: Script(delay_seconds=9 if number in (1, 2) else 0)
+    started = time.monotonic()
+    answered = await answer(client, plan(3, 8), budget=Budget(total_seconds=0.3))
+    assert time.monotonic() - started < 5
+    assert [call.is_final for call in answered.rounds.calls] == [False, True]
+    assert answered.answers[0].outcome == "unfinished"  # the closing round had no time left either
+    assert len(server.requests) <= 4
+
+
+async def test_the_closing_rounds_pieces_are_handed_on_and_progress_is_told(
+    server: ScriptedServer, client: Client
+) -> None:
+    class Recorder(Observer):
+        def __init__(self) -> None:
+            self.pieces: dict[int, str] = {}
+            self.rounds: list[int] = []
+            self.ended: list[tuple[int, int]] = []
+
+        def on_round(self, call: Any) -> None:
+            self.rounds.append(call.round_index)
+
+        def on_completion(self, call: Any, sample: int, completion: Completion) -> None:
+            self.ended.append((call.round_index, sample))
+
+        async def on_delta(self, sample: int, delta: Delta) -> None:
+            self.pieces[sample] = self.pieces.get(sample, "") + delta.content
+
+    seen = Recorder()
+    answered = await answer(client, plan(2, num_answers=2), observer=seen, streams=True)
+    assert seen.pieces == {0: "thinking</think>42", 1: "thinking</think>42"}
+    assert seen.rounds == [0, 1] and sorted(seen.ended) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len(answered.answers) == 2
+
+
+async def test_cancelling_a_problem_stops_all_its_calls(server: ScriptedServer, client: Client) -> None:
+    server.answer = lambda request, number: Script(piece_seconds=0.2)
+    task = asyncio.create_task(answer(client, plan(8)))
+    await until(lambda: server.num_open == 8)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: server.num_open == 0)
+    assert (server.num_left, len(server.requests)) == (8, 8)
+    assert client.replicas[0].num_calls == 0 and client.replicas[0].slots.num_open == 0
