@@ -166,7 +166,7 @@ def trainer_of(config: Config, world: World) -> Trainer:
 
 def metrics_of(config: Config) -> list[Mapping[str, float]]:
     return [
-        {key: value for key, value in row.items() if not key.startswith(("time/", "throughput/"))}
+        {key: value for key, value in row.items() if not key.startswith(("time/", "throughput/", "memory/"))}
         for row in read_metrics(config.run_dir / "metrics.jsonl")
     ]
 
