@@ -145,7 +145,7 @@ def _measure(
 ) -> None:
     from pacore_rl.engine.cluster import open_engine
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=model) as engine:
         for start in range(0, len(problems), _MEASURED_TOGETHER):
             batch = problems[start : start + _MEASURED_TOGETHER]

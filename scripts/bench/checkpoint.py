@@ -53,7 +53,7 @@ class Clock:
 
 def train(config: Config) -> tuple[Clock, float]:
     """The recipe's loop; its times, and the seconds that the last checkpoint took in the background."""
-    assert config.data.pool is not None
+    assert config.data.problems is not None and config.data.pool is not None
     problems = load_checked_problems(config.data.problems, config.reward)
     pool = load_pool(config.data.pool, problems)
     clock = Clock()

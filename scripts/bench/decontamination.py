@@ -30,7 +30,7 @@ _PLAIN_SHARE = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=100_000)
     parser.add_argument("--evaluation", type=int, default=5000)
     parser.add_argument("--size", type=int, default=64, help="words in a row")

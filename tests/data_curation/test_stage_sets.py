@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import datasets.config
 import pytest
 
 from data_curation.card import write_card

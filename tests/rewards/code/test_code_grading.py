@@ -71,6 +71,19 @@ def test_a_stream_put_in_place_of_standard_output() -> None:
     )
 
 
+def test_a_function_called_check_is_checked() -> None:
+    asserted = TestSuite(
+        kind="check",
+        fn_name="check",
+        tests=tuple(TestCase(input=f"assert check({n}) == {n + 1}", output="") for n in (1, 2)),
+    )
+    assert graded("def check(n): return n + 1", asserted).passed == 2
+    assert graded("def check(n): return 2", asserted).passed == 1
+    defined = "def check(candidate):\n    assert candidate(1) == 2"
+    called = TestSuite(kind="check", fn_name="check", tests=(TestCase(input=defined, output=""),))
+    assert graded("def check(n): return n + 1", called).passed == 1
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_cpp(name: Backend) -> None:
     if complaint := backends.obstacle(name) or cpp_complaint():
