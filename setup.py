@@ -64,7 +64,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["pacore_rl", "pacore_rl.*", "data_curation", "data_curation.*"]),
     package_data={
-        "data_curation": ["prompts/*.txt", "samples/*.jsonl"],
+        "data_curation": ["prompts/*.txt", "samples/*.jsonl", "labels/*.jsonl"],
         "pacore_rl.reporting": ["web/*", "web/vendor/*"],
     },
     install_requires=CORE,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_curation.accuracy_plot import plot_accuracies
 from data_curation.funnel import Funnel, funnel_rows, load_funnel
-from data_curation.problem_set import ARITHMETIC_LICENCE, ARITHMETIC_SOURCE, CurationPaths
+from data_curation.problem_set import ARITHMETIC_LICENCE, CurationPaths
 from data_curation.rule_quality import RuleQuality, measure_rules
 from data_curation.stage_sets import FILE, load_stage_reports
 from data_curation.stages import StageReport
@@ -150,8 +150,10 @@ def _example(example: Mapping[str, str]) -> str:
 
 def _licences_section(config: Config) -> list[str]:
     rows = [[name, source.licence, Path(source.path).name] for name, source in config.curation.sources.items()]
-    if config.curation.arithmetic.num:
-        rows.append([ARITHMETIC_SOURCE, ARITHMETIC_LICENCE, "generated"])
+    arithmetic = config.curation.arithmetic
+    for name, num in (("synthetic-arithmetic", arithmetic.num), ("chain_sums", arithmetic.num_chain_sums)):
+        if num:
+            rows.append([name, ARITHMETIC_LICENCE, "generated"])
     return [
         "## Licences\n",
         "As the recipe states them; records that name their own keep it in the column `licence`.\n",

@@ -56,6 +56,16 @@ def sample_chain(rng: random.Random, lengths: range) -> ChainSum:
     return ChainSum(numbers=tuple(rng.randint(1, 9) for _ in range(rng.choice(lengths))))
 
 
+def generate_chain_sums(num: int, lengths: range, *, seed: int) -> tuple[Problem, ...]:
+    """``num`` different chains as problems; a longer list with the same seed starts with the shorter one."""
+    rng = random.Random(f"chain-sums-{seed}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < num:
+        problem = chain_problem(sample_chain(rng, lengths))
+        problems.setdefault(problem.id, problem)
+    return tuple(problems.values())
+
+
 def chain_problem(chain: ChainSum) -> Problem:
     """The chain as a problem whose answer must match exactly; its numbers name it."""
     return Problem(

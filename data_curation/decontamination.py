@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_curation.normal_text import MASK, UInt64, key, masked_words, normal_words, window_hashes
+from data_curation.normal_text import MASK, UInt64, all_window_hashes, key, masked_words, normal_words
 from data_curation.records import Candidate, Drop, Sifted, drop
 from pacore_rl.config_curation import HeldOutContest
 from pacore_rl.problems import load_problems
@@ -50,26 +50,22 @@ class EvaluationIndex:
 
     def find(self, texts: Sequence[str]) -> list[str | None]:
         """For each text, which evaluation problem it repeats and how; None for a clean one."""
-        found: list[str | None] = [None] * len(texts)
-        hashes: list[UInt64] = []
-        for i, text in enumerate(texts):
-            words = normal_words(text)
-            found[i] = self._exact(text, words)
-            hashes.append(window_hashes(words, self.size) if found[i] is None else np.empty(0, dtype=np.uint64))
+        words = [normal_words(text) for text in texts]
+        found = [self._exact(one) for one in words]
         if not len(self.windows):
             return found
-        lengths = np.array([len(one) for one in hashes])
-        flat = np.concatenate(hashes) if lengths.sum() else np.empty(0, dtype=np.uint64)
-        places = np.minimum(np.searchsorted(self.windows, flat), len(self.windows) - 1)
-        hits = np.flatnonzero(self.windows[places] == flat)
-        rows = np.searchsorted(np.cumsum(lengths), hits, side="right")
-        for hit, row in zip(hits[::-1], rows[::-1], strict=True):  # the first hit of a text is written last
-            owner = self.owners[self.window_owner[places[hit]]]
-            found[row] = f"{self.size} words in a row are of {owner}"
+        hashes, num_windows = all_window_hashes(words, self.size)
+        places = np.minimum(np.searchsorted(self.windows, hashes), len(self.windows) - 1)
+        hits = np.flatnonzero(self.windows[places] == hashes)
+        rows = np.searchsorted(np.cumsum(num_windows), hits, side="right")
+        for hit, row in zip(hits, rows, strict=True):
+            found[row] = (
+                found[row] or f"{self.size} words in a row are of {self.owners[self.window_owner[places[hit]]]}"
+            )
         return found
 
-    def _exact(self, text: str, words: list[str]) -> str | None:
-        masked = masked_words(text)
+    def _exact(self, words: list[str]) -> str | None:
+        masked = masked_words(words)
         owner = self.masked.get(key(masked))
         if owner is None:
             return None
@@ -83,25 +79,24 @@ def build_index(problems: Iterable[Problem], *, size: int = DEFAULT_SIZE) -> Eva
     masked: dict[int, str] = {}
     verbatim: set[int] = set()
     owners: list[str] = []
-    hashes: list[UInt64] = []
+    texts: list[list[str]] = []
     for problem in problems:
-        text = problem.conversation[-1].content
-        words, masks = normal_words(text), masked_words(text)
+        words = normal_words(problem.conversation[-1].content)
+        masks = masked_words(words)
         masked.setdefault(key(masks), problem.id)
         if _is_short(masks):
             verbatim.add(key(words))
         owners.append(problem.id)
-        hashes.append(window_hashes(words, size))
-    flat = np.concatenate([*hashes, np.empty(0, dtype=np.uint64)])
-    numbers = np.repeat(np.arange(len(owners), dtype=np.int32), [len(one) for one in hashes])
-    windows, first = np.unique(flat, return_index=True)
+        texts.append(words)
+    hashes, num_windows = all_window_hashes(texts, size)
+    windows, first = np.unique(hashes, return_index=True)
     return EvaluationIndex(
         size=size,
         masked=masked,
         verbatim=frozenset(verbatim),
         windows=windows,
         owners=tuple(owners),
-        window_owner=numbers[first],
+        window_owner=np.repeat(np.arange(len(owners), dtype=np.int32), num_windows)[first],
     )
 
 

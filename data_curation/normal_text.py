@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,12 +12,12 @@ import xxhash
 from numpy.typing import NDArray
 
 UInt64 = NDArray[np.uint64]
+Int64 = NDArray[np.int64]
 
 _LATEX_SPACING = re.compile(r"\\(?:[,;:!~ ]|quad|qquad|displaystyle|left|right|limits|dfrac|tfrac)(?![A-Za-z])")
 _DELIMITERS = re.compile(r"\$+|\\[()\[\]]")
 _WORD = re.compile(r"[a-z]+|\d+|[\u3040-\u30ff\u3400-\u9fff]")
 _WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|!_%]")
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 MASK = "#"
 
 
@@ -31,12 +32,21 @@ def normal_words(text: str, *, signs: bool = False) -> list[str]:
     return (_WORD_OR_SIGN if signs else _WORD).findall(text)
 
 
-def masked_words(text: str) -> list[str]:
-    """:func:`normal_words`, every number as one mask: problems that differ in their numbers only are equal."""
-    return [MASK if word.isdigit() else word for word in normal_words(_NUMBERS.sub("0", text))]
+def masked_words(words: Sequence[str]) -> list[str]:
+    """:func:`normal_words` with every number, and every run of numbers, as one mask.
+
+    Problems that differ in their numbers only are equal: 3 and 4.5, {1, 2} and {1, 2, 3}.
+    """
+    masked: list[str] = []
+    for word in words:
+        if not word.isdigit():
+            masked.append(word)
+        elif not masked or masked[-1] != MASK:
+            masked.append(MASK)
+    return masked
 
 
-def key(words: list[str]) -> int:
+def key(words: Sequence[str]) -> int:
     """A 64-bit hash of the words in their order."""
     return xxhash.xxh3_64_intdigest(" ".join(words).encode("utf-8", "surrogatepass"))
 
@@ -46,19 +56,29 @@ def _word_hash(word: str) -> int:
     return xxhash.xxh3_64_intdigest(word.encode("utf-8", "surrogatepass"))
 
 
-def window_hashes(words: list[str], size: int) -> UInt64:
-    """[max(len - size + 1, 0)] hashes of every ``size`` words in a row: a polynomial in 2^64, all windows at once.
+def window_hashes(words: Sequence[str], size: int) -> UInt64:
+    """[max(len - size + 1, 0)] hashes of every ``size`` words in a row of one text."""
+    return all_window_hashes([words], size)[0]
 
-    With h the words' own hashes and b odd, the window that begins at i has sum_j h[i + j] b^j; prefix sums of
-    h[i] b^i give all of them with one multiplication by a power of 1/b each.
+
+def all_window_hashes(texts: Sequence[Sequence[str]], size: int) -> tuple[UInt64, Int64]:
+    """The window hashes of several texts one after another, and [texts] how many each has.
+
+    A polynomial in 2^64, all windows at once: with h the words' own hashes and b odd, the window that begins at i has
+    sum_j h[i + j] b^j. Prefix sums of h[i] b^i over all texts give each with one multiplication by a power of 1/b.
     """
-    if len(words) < size:
-        return np.empty(0, dtype=np.uint64)
-    h = np.array([_word_hash(word) for word in words], dtype=np.uint64)
-    powers, inverses = _powers(len(words))
+    lengths = np.array([len(words) for words in texts], dtype=np.int64)
+    h = np.fromiter((_word_hash(word) for words in texts for word in words), dtype=np.uint64, count=int(lengths.sum()))
+    num_windows = np.maximum(lengths - size + 1, 0)
+    if not num_windows.any():
+        return np.empty(0, dtype=np.uint64), num_windows
+    powers, inverses = _powers(len(h))
     prefix = np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(h * powers[: len(h)], dtype=np.uint64)))
-    windows = (prefix[size:] - prefix[:-size]) * inverses[: len(h) - size + 1]
-    return windows
+    # Where each window begins: the k-th of a text at the text's own start + k.
+    before = np.cumsum(lengths) - lengths
+    within = np.arange(num_windows.sum()) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    starts = np.repeat(before, num_windows) + within
+    return (prefix[starts + size] - prefix[starts]) * inverses[starts], num_windows
 
 
 _BASE = 0x9E3779B97F4A7C15 | 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_curation.arithmetic import generate_arithmetic
+from data_curation.chain_sums import generate_chain_sums
 from data_curation.decontamination import Decontamination, HeldOutContests, load_index
 from data_curation.duplicates import ExactDuplicates, NearDuplicates
 from data_curation.funnel import Funnel, FunnelCounter, save_funnel
@@ -21,7 +22,6 @@ from pacore_rl.config import Config
 from pacore_rl.config_curation import CurationConfig
 from pacore_rl.problems import write_atomically
 
-ARITHMETIC_SOURCE = "synthetic-arithmetic"
 ARITHMETIC_LICENCE = "Apache-2.0 (made by this project)"
 
 
@@ -74,12 +74,13 @@ def curate_problems(
         ValueError: no source, one that cannot be read, a rule or an evaluation file that does not exist.
     """
     curation = config.curation
-    if not curation.sources and not curation.arithmetic.num:
+    if not curation.sources and not curation.arithmetic.num and not curation.arithmetic.num_chain_sums:
         raise ValueError(
             "the recipe has no source of problems; give curation.sources.NAME={path: ..., licence: ...}, or "
             "curation.arithmetic.num for synthetic ones."
         )
-    rules = TextRules(config=curation.rules)
+    # Built first: what is wrong with them is told before the sources are read.
+    cheap, dear = tuple(_cheap_filters(config)), tuple(_dear_filters(config))
     paths = CurationPaths(root=curation.output_dir)
     step = read_step(
         paths.work,
@@ -94,19 +95,19 @@ def curate_problems(
             number = len(steps) + 1
             steps.append(filter_step(paths.work, steps[-1], number, filter, settings=settings, spread=spread))
 
-    one_at_a_time(_cheap_filters(config, rules), spread)
+    one_at_a_time(cheap, spread)
     exact, near = ExactDuplicates(), NearDuplicates(similarity=curation.rules.near_duplicate_similarity)
     steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, exact, settings=None, survey=exact.survey))
     steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, near, settings=near.similarity))
-    one_at_a_time(_dear_filters(config), spread)
+    one_at_a_time(dear, spread)
     one_at_a_time(further, one_by_one)
     return _finish(paths, steps)
 
 
-def _cheap_filters(config: Config, rules: TextRules) -> Iterator[tuple[Filter, object]]:
+def _cheap_filters(config: Config) -> Iterator[tuple[Filter, object]]:
     """What is done before duplicates are looked for, so that the first good copy of a problem stays."""
     contests = config.curation.decontamination.held_out_contests
-    yield rules, [config.curation.rules.model_dump(mode="json"), ALL_RULES]
+    yield TextRules(config=config.curation.rules), [config.curation.rules.model_dump(mode="json"), ALL_RULES]
     yield HeldOutContests(contests=contests), [contest.model_dump() for contest in contests]
 
 
@@ -136,13 +137,11 @@ def _read_all(config: Config) -> Iterator[Candidate | Drop]:
 
 
 def _arithmetic(config: Config) -> Iterator[Candidate]:
-    wanted = config.curation.arithmetic
-    if not wanted.num:
-        return
-    problems = generate_arithmetic(
-        wanted.num, low=wanted.low, high=wanted.high, operations=wanted.operations, seed=config.run.seed
-    )
-    for problem in problems:
+    wanted, seed = config.curation.arithmetic, config.run.seed
+    large = generate_arithmetic(wanted.num, low=wanted.low, high=wanted.high, operations=wanted.operations, seed=seed)
+    fewest, most = wanted.chain_numbers
+    chains = generate_chain_sums(wanted.num_chain_sums, range(fewest, most + 1), seed=seed)
+    for problem in (*large, *chains):
         yield Candidate(problem=problem, licence=ARITHMETIC_LICENCE)
 
 

@@ -101,6 +101,7 @@ _REQUEST_WORDS = "|".join(
         *"maximi[sz]e minimi[sz]e".split(),
         *"estimate state name list count choose select identify verify construct answer decide differentiate".split(),
         *"integrate complete fill graph round classify derive obtain submit report tell explain describe".split(),
+        *"add subtract multiply divide".split(),
         *"deduce predict check provide specify suggest reduce draw arrange put insert place".split(),
         *("work out", "let us know", "figure out"),
     )

@@ -63,7 +63,6 @@ def evaluate_endpoint(
         options=options,
         end_of_reasoning=config.model.end_of_reasoning,
         reserve_tokens=max(config.sampling.answer_reserve_tokens, options.get("max_tokens", 0)),
-        window_tokens=None,
         max_open_calls=settings.max_open_calls,
         api_key=os.environ.get(API_KEY_VARIABLE) or None,
     ) as asker:

@@ -48,6 +48,24 @@ class ArithmeticConfig(Section):
         "power_mod",
     )
     """Which of them."""
+    num_chain_sums: Count = 0
+    """Chain sums to make beside them: the small variant, within reach of the quickstart's model."""
+    chain_numbers: tuple[Positive, Positive] = (5, 7)
+    """Fewest and most numbers of a chain, between 2 and 12."""
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        fewest, most = self.chain_numbers
+        if not 2 <= fewest <= most <= 12:
+            raise ValueError(
+                f"curation.arithmetic.chain_numbers=[{fewest}, {most}]: 2 <= fewest <= most <= 12 must hold."
+            )
+        if 2 * self.num_chain_sums > sum(9**num for num in range(fewest, most + 1)):
+            raise ValueError(
+                f"curation.arithmetic.num_chain_sums={self.num_chain_sums} different chains of {fewest} to {most} "
+                "numbers are too many; raise the most."
+            )
+        return self
 
 
 class RulesConfig(Section):

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pacore_rl.config_base import Count, Positive, Section
+from pacore_rl.synthesis.levels import check_configuration
 
 Baseline = Literal["self_consistency", "best_single", "sequential", "aggregation"]
 
@@ -51,6 +52,8 @@ class BenchmarksConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        for configuration in (*self.configurations, *self.uncompacted):
+            check_configuration(configuration)
         if self.aggregation_group > self.aggregation_population:
             raise ValueError(
                 f"evaluation.benchmarks.aggregation_group={self.aggregation_group} exceeds "

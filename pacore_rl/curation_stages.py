@@ -22,7 +22,7 @@ from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.spread import InProcess, Processes, Spread, over_parts
-from pacore_rl.synthesis.pool_shards import load_messages, open_pool
+from pacore_rl.synthesis.pool_shards import Pool, load_messages, open_pool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import PoolMessage, Problem
 
@@ -51,7 +51,7 @@ def make_stage1(config: Config) -> Path:
     """``pacore-rl curate stage1``: keep 0 < message accuracy < the recipe's bound; writes a training set."""
     paths, stages = CurationPaths(root=config.curation.output_dir), config.curation.stages
     problems = _curated(paths)
-    pool = open_pool(paths.pool, must_exist=True)
+    pool = _open_pool(config, paths)
     select = partial(
         select_stage1,
         pool=pool,
@@ -72,7 +72,7 @@ def make_stage2(config: Config, *, model: str | None = None) -> Path:
     """
     paths = CurationPaths(root=config.curation.output_dir)
     problems = _curated(paths)
-    pool = open_pool(paths.pool, must_exist=True)
+    pool = _open_pool(config, paths)
     with_messages = [problem for problem in problems if pool.num_scored(problem.id)]
     if not with_messages:
         raise ValueError(f"no problem of {paths.problems} has a message in {paths.pool}; run `pacore-rl curate pools`.")
@@ -144,7 +144,7 @@ def _measure(
 ) -> None:
     from pacore_rl.engine.cluster import open_engine
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
     with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=model) as engine:
         for start in range(0, len(problems), _MEASURED_TOGETHER):
             batch = problems[start : start + _MEASURED_TOGETHER]
@@ -159,6 +159,12 @@ def _measure(
             )
             for problem in batch:
                 log.put(key(problem), {"accuracy": found.get(problem.id)})
+
+
+def _open_pool(config: Config, paths: CurationPaths) -> Pool:
+    """The pool's counts, shards read side by side."""
+    with _spreads(config) as (_, for_programs):
+        return open_pool(paths.pool, must_exist=True, spread=for_programs)
 
 
 def _curated(paths: CurationPaths) -> tuple[Problem, ...]:
@@ -184,7 +190,7 @@ def _problems_of(paths: CurationPaths, sources: Sequence[str]) -> Path:
 
 @contextmanager
 def _spreads(config: Config) -> Iterator[tuple[Spread, Spread]]:
-    """Where parts are sifted, and where programs are run: the recipe's Ray cluster, or this machine.
+    """Where parts are sifted, and where programs are run and shards read: the recipe's Ray cluster, or this machine.
 
     Here parts are sifted in this process: what takes long in them, answers, goes to checker processes anyway.
     """

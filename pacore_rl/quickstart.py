@@ -307,7 +307,8 @@ def report(
     write(folder / "table.md", "\n\n".join(tables) + "\n")
     console.print(
         f"Wrote {folder}/summary.json, table.md, scaling.png, scaling_long.png, controls.png, curves.png and the "
-        f"checkpoints.\nNext, ten more steps from where this ended: [cyan]pacore-rl train {folder}/recipe.yaml "
+        f"checkpoints.\nLook into it: [cyan]pacore-rl report {folder}[/]\n"
+        f"Next, ten more steps from where this ended: [cyan]pacore-rl train {folder}/recipe.yaml "
         f"run.name={config.run.name}_more trainer.steps=10 "
         f"model.path={sorted((folder / 'checkpoints').iterdir())[-1]}/actor[/]",
         soft_wrap=True,

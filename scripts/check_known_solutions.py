@@ -28,9 +28,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from pacore_rl.append_log import AppendLog
 from pacore_rl.machine import num_cores
 from pacore_rl.problems import write_atomically
-from pacore_rl.reporting.jsonl import cut_torn_line
 from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.grading import Budget, Grade, grade
@@ -50,6 +50,9 @@ NO_CHECKER = "judged by a program of the jury's that the data does not hold; not
 WHOLE_DATA = "wrong on the jury's full data, of which these tests are a part: it passes them outside of a sandbox too"
 JURY_LIMIT = "its label is the jury's time limit; it ends within 10 s of CPU time a test here"
 OTHER_OUTPUT = "gives another output outside of a sandbox too: several are right, or the tests were copied wrongly"
+DECIMALS = (
+    "wrong on the jury's hidden tests; on these its decimals are within 1e-6, which a comparison of words refuses"
+)
 CRASHES = "crashes on these tests outside of a sandbox too"
 TOO_SLOW = "takes more than 5 s of CPU time a test outside of a sandbox too"
 
@@ -120,7 +123,9 @@ def judge(known: Known, file: str, backend: Backend) -> Result:
 def explain(known: Known, graded: Grade) -> str:
     """Why a label does not hold, from what the collector saw; empty where they saw it hold."""
     if not known.is_right:
-        return {"accepted": WHOLE_DATA, SLOW: JURY_LIMIT}.get(known.seen, "")
+        assert known.suite is not None, "it was run"
+        is_decimal = known.seen == "wrong_answer" and known.suite.checker.startswith("rcmp")
+        return DECIMALS if is_decimal else {"accepted": WHOLE_DATA, SLOW: JURY_LIMIT}.get(known.seen, "")
     if known.seen == SLOW:
         return TOO_SLOW if graded.outcome == "timeout" else ""
     return {"wrong_answer": OTHER_OUTPUT, "run_time_error": CRASHES}.get(known.seen, "")
@@ -131,12 +136,11 @@ def is_loop(known: Known) -> bool:
     return SLOW in (known.verdict, known.seen)
 
 
-def read_results(path: Path | None) -> dict[str, Result]:
+def read_results(log: AppendLog | None) -> dict[str, Result]:
     """What an earlier call found out, by name."""
-    if path is None or not path.exists():
+    if log is None or not log.path.exists():
         return {}
-    cut_torn_line(path)
-    found = (Result(**json.loads(line)) for line in path.read_text().splitlines())
+    found = (Result(**json.loads(line)) for line in log.lines())
     return {result.name: result for result in found}
 
 
@@ -177,19 +181,19 @@ def chosen_solutions(arguments: argparse.Namespace) -> list[tuple[Known, str]]:
 
 
 def run(
-    waiting: Sequence[tuple[Known, str]], backend: Backend, arguments: argparse.Namespace, started: float
+    waiting: Sequence[tuple[Known, str]],
+    backend: Backend,
+    log: AppendLog | None,
+    arguments: argparse.Namespace,
+    started: float,
 ) -> Iterator[Result]:
-    """Results as they come, until the time is over; each is in the results' file before it is yielded."""
-    results: Path | None = arguments.results
-    with (
-        ThreadPoolExecutor(arguments.jobs) as threads,
-        ProgressReport("solutions", len(waiting)) as progress,
-        open(results or "/dev/null", "a", encoding="utf-8", buffering=1) as file,
-    ):
+    """Results as they come, until the time is over; each is in the log before it is yielded."""
+    with ThreadPoolExecutor(arguments.jobs) as threads, ProgressReport("solutions", len(waiting)) as progress:
         for done in as_completed([threads.submit(judge, *each, backend) for each in waiting]):
             result = done.result()
-            fields = {name: getattr(result, name) for name in Result.__slots__}
-            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            if log is not None:
+                fields = {name: getattr(result, name) for name in Result.__slots__}
+                log.append(json.dumps(fields).encode() + b"\n")
             yield result
             progress.advance(1)
             if time.monotonic() - started > arguments.seconds:
@@ -201,9 +205,10 @@ def main() -> int:
     arguments = parse_arguments()
     backend, started = choose_backend(), time.monotonic()
     chosen, exceptions = chosen_solutions(arguments), read_exceptions(arguments.exceptions)
-    results = read_results(arguments.results)
+    log = AppendLog(arguments.results, what="file of results") if arguments.results else None
+    results = read_results(log)
     waiting = [each for each in chosen if each[0].name not in results][: arguments.limit or None]
-    for result in run(waiting, backend, arguments, started):
+    for result in run(waiting, backend, log, arguments, started):
         results[result.name] = result
         if not result.holds and result.name not in exceptions:
             print(f"SURPRISE {result.kind}, {result.name}: {result.reason}; {result.explanation}", flush=True)

@@ -82,7 +82,7 @@ def write_data() -> Callable[[Config], None]:
     """Writes eight chain sums and their pool where a configuration names them."""
 
     def write(config: Config) -> None:
-        assert config.data.pool is not None
+        assert config.data.problems is not None and config.data.pool is not None
         rng = random.Random(0)
         chains = [sample_chain(rng, range(5, 8)) for _ in range(8)]
         save_problems(config.data.problems, [chain_problem(chain) for chain in chains])

@@ -18,7 +18,8 @@ from pacore_rl.problems import load_problems
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
 COMMANDS = ["", "train", "pool", "curate", "curate arithmetic", "curate stage1", "curate stage2", "evaluate", "doctor"]
-COMMANDS += ["plan", "quickstart", "report", "watch", "export"]
+COMMANDS += ["plan", "quickstart", "report", "watch", "export", "infer", "serve"]
+COMMANDS += ["curate problems", "curate pools", "curate card"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 
 
@@ -163,6 +164,7 @@ class TestBenchmarks:
             (["--endpoint", "http://127.0.0.1:9/v1"], "Add --benchmark NAME"),
             (["--benchmark", "aime_2025", "--endpoint", "localhost"], "is no address of a server"),
             (["evaluation.benchmarks.pool_size=8", "--benchmark", "aime_2025"], "first round of 32 samples"),
+            (["evaluation.benchmarks.configurations=[[8,10000]]", "--benchmark", "aime_2025"], "a round of 10,000"),
         ],
     )
     def test_a_mistake_costs_one_screen_and_exit_2(self, recipe: Path, arguments: list[str], shown: str) -> None:

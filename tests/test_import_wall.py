@@ -23,11 +23,15 @@ PURE = (
     "pacore_rl/evaluation",
     "pacore_rl/inference",
     "pacore_rl/planning",
+    "pacore_rl/append_log.py",
+    "pacore_rl/spread.py",
     "pacore_rl/preflight.py",
     "pacore_rl/dry_run.py",
     "pacore_rl/doctor",
     "pacore_rl/cli",
     "pacore_rl/reporting",
+    "pacore_rl/export",
+    "pacore_rl/checkpoints",
     "data_curation",
 )
 """Reporting loads wandb only when a sink is made."""

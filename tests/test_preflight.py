@@ -73,6 +73,7 @@ def test_a_window_beyond_the_models_positions(config: Config) -> None:
 
 
 def test_a_window_smaller_than_a_prompt(config: Config) -> None:
+    assert config.data.problems is not None
     with config.data.problems.open("a") as file:
         file.write(json.dumps({"id": "long", "problem": "Add " + "A1 " * 400, "answer": "2", "reward": "exact"}) + "\n")
     message = refused(config)
@@ -158,6 +159,7 @@ def test_prompts_are_measured_on_the_data(config: Config) -> None:
     work = measured_workload(config)
     assert work is not None and work.measured
     assert 0 < work.mean_prompt <= work.longest_prompt < 512 and work.response == 16
+    assert config.data.problems is not None
     config.data.problems.unlink()
     assert measured_workload(config) is None
 

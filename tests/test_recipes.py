@@ -298,3 +298,28 @@ class TestNestedSections:
         recipe.write_text("model: {path: m}\ndata: {problems: p, pool: q}\n")
         with pytest.raises(RecipeError, match=r"reward\.judge\.passes|actor\.lora\.rank"):
             load_config(recipe, [override])
+
+
+class TestNamedSections:
+    """Sections under names of the user's: ``curation.sources.NAME``."""
+
+    def test_each_is_set_and_overridden_key_by_key(self, small: Path) -> None:
+        config = load_config(small, ["curation.sources.a={path: a.jsonl, licence: MIT}", "curation.sources.a.limit=5"])
+        assert (config.curation.sources["a"].limit, config.curation.sources["a"].licence) == (5, "MIT")
+
+    @pytest.mark.parametrize(
+        ("override", "told"),
+        [
+            ("curation.sources.a={path: a, lisence: MIT}", "curation.sources.a.lisence"),
+            ("curation.sources.a={path: a}", "curation.sources.a.licence: nothing was given"),
+            ("curation.sources.a={path: a, licence: MIT, limit: abc}", "curation.sources.a.limit: abc was given"),
+            ("curation.sources.a=3", "NAME one of path, licence"),
+            ("curation.decontamination.held_out_contests=[{years: [2024]}]", "held_out_contests[0].name: nothing"),
+        ],
+    )
+    def test_a_mistake_in_one_is_told_with_its_name(self, small: Path, override: str, told: str) -> None:
+        assert told in refusal(small, override)
+
+    def test_training_data_comes_from_a_set_or_from_files(self, small: Path) -> None:
+        assert load_config(small, ["data.path=some/set"]).data.path == Path("some/set")
+        assert "data.path=FOLDER" in refusal(small, "data.problems=null")

@@ -22,6 +22,11 @@ def config(tiny_config: Callable[..., Config], write_data: Callable[[Config], No
     return config
 
 
+def problems_of(config: Config) -> Path:
+    assert config.data.problems is not None
+    return config.data.problems
+
+
 def refused(config: Config) -> str:
     with pytest.raises(ValueError) as refusal:
         runs.train(config)
@@ -29,37 +34,37 @@ def refused(config: Config) -> str:
 
 
 def test_missing_problem_file(config: Config) -> None:
-    config.data.problems.unlink()
+    problems_of(config).unlink()
     assert str(config.data.problems) in refused(config)
 
 
 def test_corrupt_problem_file_names_the_line(config: Config) -> None:
-    with config.data.problems.open("a") as file:
+    with problems_of(config).open("a") as file:
         file.write('{"id": "broken"\n')
     assert "line 9" in refused(config)
 
 
 def test_problem_without_an_answer(config: Config) -> None:
-    with config.data.problems.open("a") as file:
+    with problems_of(config).open("a") as file:
         file.write(json.dumps({"id": "p", "problem": "1+1?"}) + "\n")
     assert "line 9" in refused(config)
 
 
 def test_ground_truth_that_its_reward_cannot_parse(config: Config) -> None:
-    with config.data.problems.open("a") as file:
+    with problems_of(config).open("a") as file:
         file.write(json.dumps({"id": "p", "problem": "1+1?", "answer": "\\frac{1}{", "reward": "math"}) + "\n")
     message = refused(config)
     assert "p:" in message and "Correct or remove" in message
 
 
 def test_unknown_reward(config: Config) -> None:
-    with config.data.problems.open("a") as file:
+    with problems_of(config).open("a") as file:
         file.write(json.dumps({"id": "p", "problem": "1+1?", "answer": "2", "reward": "maths"}) + "\n")
     assert "math" in refused(config)
 
 
 def test_problem_without_messages(config: Config) -> None:
-    with config.data.problems.open("a") as file:
+    with problems_of(config).open("a") as file:
         file.write(json.dumps({"id": "fresh", "problem": "1+1?", "answer": "2", "reward": "exact"}) + "\n")
     message = refused(config)
     assert "fresh" in message and "pacore-rl pool" in message

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from pacore_rl.checkpoints.store import CheckpointStore
 from pacore_rl.config import Config
 from pacore_rl.failures import RunStopped
 from pacore_rl.reporting.jsonl import JsonlSink, read_metrics
+from pacore_rl.reporting.sample_file import SAMPLES, SampleFile, read_samples
 from pacore_rl.termination import Terminated, TerminatedSaved
 from pacore_rl.trainer import Trainer
 from pacore_rl.types import (
@@ -267,3 +268,17 @@ def test_equal_rewards_for_long(
 def test_a_step_knows_its_responses(config: Config) -> None:
     trainer_of(config, World()).train()
     assert [(row["response/count"], row["response/distinct_count"]) for row in metrics_of(config)] == [(16, 16)] * 4
+
+
+def test_every_step_shows_readers_an_excerpt_of_its_responses(config: Config) -> None:
+    trainer = trainer_of(config, World())
+    file = SampleFile(config.run_dir / SAMPLES)
+    replace(trainer, sample_sinks=[file]).train()
+    file.close()
+    samples = read_samples(config.run_dir / SAMPLES)
+    settings = config.logging
+    assert [one.step for one in samples] == [step for step in (1, 2, 3, 4) for _ in range(2)]
+    assert settings.sample_problems_per_step == 2 and all(len(one.responses) == 4 for one in samples)
+    # The weights before a step's update are what its responses were sampled from.
+    assert [one.responses[0].weight_version for one in samples] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all(one.num_responses == config.ppo.responses_per_problem for one in samples)

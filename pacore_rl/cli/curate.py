@@ -24,6 +24,8 @@ _HELP = """From raw problems to the training sets of both stages (paper, Appendi
   5. [cyan]card[/]      the funnel by source, histograms, licences
 
 Example: [cyan]pacore-rl curate problems recipes/curation/maths.yaml[/]
+
+Next: [cyan]pacore-rl curate pools RECIPE[/]
 """
 curate = typer.Typer(help=_HELP, rich_markup_mode="rich", no_args_is_help=True)
 

@@ -13,6 +13,9 @@ from pacore_rl.cli.options import Debug, ModelPath, Overrides, Recipe, existing,
 if TYPE_CHECKING:
     from pacore_rl.config import Config
 
+SHOWN = ("table1", "table2", "equal_ttc")
+"""Tables that the command prints; `pacore-rl report` writes them all."""
+
 
 def evaluate(
     recipe: Recipe,
@@ -93,6 +96,8 @@ def _as_settings(benchmarks: list[str]) -> list[str]:
 def _run_benchmarks(
     config: Config, folder: Path, *, model: str | None, endpoint: list[str], served_model: str | None
 ) -> None:
+    from rich.markdown import Markdown
+
     from pacore_rl import benchmark_runs
     from pacore_rl.evaluation.paper_tables import benchmark_tables
     from pacore_rl.reporting.terminal import console
@@ -103,8 +108,7 @@ def _run_benchmarks(
         )
     else:
         results = benchmark_runs.evaluate_benchmarks(config, out=folder, model=model)
-    from rich.markdown import Markdown
-
     name = benchmark_runs.shown_name(folder)
     for table in benchmark_tables(results, name):
-        console.print(Markdown(table.markdown()))
+        if table.name in SHOWN:
+            console.print(Markdown(table.markdown()))

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from pacore_rl.engine.address import resolve_address
 from pacore_rl.spread import CHUNKS_AHEAD
@@ -21,6 +21,9 @@ R = TypeVar("R")
 
 MAX_RETRIES = 3
 """Of a task whose node died; what the function itself raises is not tried again."""
+
+LIMIT_SECONDS = 4 * 3600.0
+"""Longest wait for the oldest task in flight: a part of records, a problem's programs, a shard."""
 
 
 @contextmanager
@@ -63,7 +66,12 @@ class RaySpread:
         try:
             while flying:
                 try:
-                    result: Any = ray.get(flying[0])
+                    result: Any = ray.get(flying[0], timeout=LIMIT_SECONDS)
+                except GetTimeoutError as error:
+                    raise TimeoutError(
+                        f"a task of curation was not done within {LIMIT_SECONDS:.0f} s; is the cluster busy with "
+                        "something else? What was done before is kept: start again."
+                    ) from error
                 except RayTaskError as error:
                     raise error.cause if isinstance(error.cause, Exception) else error from None
                 flying.popleft()

@@ -186,7 +186,8 @@ def _with_baselines(
 
 
 def _is_compared(condition: Condition) -> bool:
-    return condition.method == "rounds" and condition.compacted and not condition.is_sequential
+    is_rounds = condition.method == "rounds" and bool(condition.configuration)
+    return is_rounds and condition.compacted and not condition.is_sequential
 
 
 def _baselines_of(settings: BenchmarksConfig, allowed: Allowance) -> list[Condition]:

@@ -16,7 +16,7 @@ from pacore_rl.failures import RunStopped
 from pacore_rl.inference.answering import Model
 from pacore_rl.inference.client import CallState, Client, request_body, with_seed
 from pacore_rl.inference.completion import Completion
-from pacore_rl.inference.connect import find_model
+from pacore_rl.inference.connect import EndpointError, find_model
 from pacore_rl.inference.conversation import Message, with_references
 from pacore_rl.inference.counting import PromptCounter
 from pacore_rl.inference.settings import ClientSettings, Endpoint
@@ -112,7 +112,6 @@ def open_endpoints(
     options: Mapping[str, Any],
     end_of_reasoning: str,
     reserve_tokens: int,
-    window_tokens: int | None,
     max_open_calls: int,
     api_key: str | None = None,
 ) -> Iterator[EndpointAsker]:
@@ -131,10 +130,14 @@ def open_endpoints(
     thread.start()
     client = Client(endpoints, ClientSettings(max_open_calls=max_open_calls))
     try:
-        found = _in_loop(
-            loop,
-            find_model(client, model, options=options, reserve_tokens=reserve_tokens, window_tokens=window_tokens),
-        )
+        connecting = find_model(client, model, options=options, reserve_tokens=reserve_tokens)
+        try:
+            found = _in_loop(loop, connecting)
+        except EndpointError as error:
+            raise EndpointError(
+                f"{error} (Here: --served-model names the model, and a recipe's sampling.max_response_tokens and "
+                "sampling.answer_reserve_tokens are the limit and the reserve.)"
+            ) from None
         yield EndpointAsker(
             client=client,
             model=found,

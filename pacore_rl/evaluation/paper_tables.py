@@ -51,12 +51,13 @@ class PaperTable:
 
 
 def benchmark_tables(results: Sequence[BenchmarkResult], model: str) -> tuple[PaperTable, ...]:
-    """Tables 1, 2 and 8 and the comparison at equal TTC, those for which there are records."""
+    """Tables 1, 2 and 8, the comparison at equal TTC and the details, those for which there are records."""
     found = (
         levels_table(results, model),
         self_consistency_table(results, model),
         equal_ttc_table(results, model),
         two_rounds_table(results, model),
+        details_table(results, model),
     )
     return tuple(table for table in found if table is not None)
 
@@ -139,6 +140,41 @@ def equal_ttc_table(results: Sequence[BenchmarkResult], model: str) -> PaperTabl
         header=("benchmark", "", "accuracy (TTC)", "PaCoRe minus it"),
         rows=tuple(rows),
         csv_header=("benchmark", "condition", "spent_on", *NUMBERS, "minus", "minus_low", "minus_high"),
+        csv_rows=tuple(numbers),
+    )
+
+
+def details_table(results: Sequence[BenchmarkResult], model: str) -> PaperTable | None:
+    """Everything else that is counted of every condition: pass@k, emergent correctness, cross-checking words."""
+    runs = [(result, run) for result in results for run in result.conditions]
+    sizes = sorted({k for _, run in runs for k in run.pass_at} - {1})
+    columns: list[tuple[str, Callable[[ConditionResult], Estimate | None], float]] = [
+        ("pass@1", lambda run: run.accuracy, 100),
+        *((f"pass@{k}", lambda run, k=k: run.pass_at.get(k), 100) for k in sizes),
+        ("emergent correct", lambda run: run.emergent_correct, 100),
+        ("cross-check words", lambda run: run.cross_check_words, 1),
+        ("in any case", lambda run: run.cross_check_words_any_case, 1),
+        ("truncated", lambda run: run.truncated, 100),
+    ]
+    if not runs:
+        return None
+    rows: list[tuple[str, ...]] = []
+    numbers: list[tuple[str | float | int, ...]] = []
+    for result, run in runs:
+        values = [(pick(run), scale) for _, pick, scale in columns]
+        cells = (MISSING if value is None else f"{scale * value.mean:.1f}" for value, scale in values)
+        rows.append((result.title, run.condition.label, *cells))
+        means = ("" if value is None else value.mean for value, _ in values)
+        numbers.append((result.name, run.condition.key, *means, run.num_samples, run.num_failed))
+    names = tuple(name for name, _, _ in columns)
+    return PaperTable(
+        name="details",
+        title=f"Details of {model}",
+        note="Percent, but for cross-checking words, which are counted per closing trajectory. Emergent correct: right "
+        "among the runs whose messages were all wrong.",
+        header=("benchmark", "", *names),
+        rows=tuple(rows),
+        csv_header=("benchmark", "condition", *(name.replace(" ", "_") for name in names), "num_samples", "num_failed"),
         csv_rows=tuple(numbers),
     )
 

@@ -14,6 +14,7 @@ from pacore_rl.config import Config
 from pacore_rl.export.portable import short_path
 from pacore_rl.problems import load_problems
 from pacore_rl.tokenizer import looks_local
+from pacore_rl.training_sets import training_files
 
 RECENT_STEPS = 5
 """Training metrics are means of this many steps up to the checkpoint, beside those of the first ones."""
@@ -129,11 +130,8 @@ def results(rows: Sequence[Mapping[str, float]]) -> str:
     if evaluated:
         first, last = evaluated[0], evaluated[-1]
         head = ("Held-out problems", f"step {first['step']:g}", f"step {last['step']:g}")
-        parts.append(
-            table(
-                head, [(label, share(first[key]), share(last[key])) for key, label in _HELD_OUT if key in first | last]
-            )
-        )
+        both = [(label, key) for key, label in _HELD_OUT if key in first and key in last]
+        parts.append(table(head, [(label, share(first[key]), share(last[key])) for label, key in both]))
     steps = [row for row in rows if "time/step" in row or "reward/mean" in row]
     if steps:
         head = ("Training problems", f"first {RECENT_STEPS} steps", f"last {RECENT_STEPS} steps")
@@ -148,13 +146,18 @@ def results(rows: Sequence[Mapping[str, float]]) -> str:
 
 def data(config: Config) -> str:
     """The files of problems and messages: how many, and the hash that says whether they are the same ones."""
-    files = (
+    training: list[tuple[str, Path | None]] = [
         ("Training problems", config.data.problems),
         ("Their messages", config.data.pool),
+    ]
+    if config.data.path is not None:
+        training = [("Training problems with messages", file) for file in training_files(config.data.path)]
+    files = (
+        *training,
         ("Held-out problems", config.data.held_out_problems),
         ("Their messages", config.data.held_out_pool),
     )
-    lines = [(label, f"`{path.name}`", *_described(path, "messages" not in label)) for label, path in files if path]
+    lines = [(label, f"`{path.name}`", *_described(path, "problems" in label)) for label, path in files if path]
     return table(("Part", "File", "Records", "SHA-256"), lines)
 
 

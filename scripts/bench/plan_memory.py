@@ -139,7 +139,7 @@ def _batch(config: Config) -> ExperienceBatch:
     from pacore_rl.synthesis.message_pool import MessagePool
     from pacore_rl.tokenizer import load_tokenizer
 
-    assert config.data.pool is not None
+    assert config.data.problems is not None and config.data.pool is not None
     tokenizer, pool = load_tokenizer(config.model.path), MessagePool.open(config.data.pool)
     rng, length = np.random.default_rng(0), config.sampling.max_response_tokens
     rows, prompts = [], []

@@ -31,7 +31,7 @@ WARM_UP_STEPS = 2
 
 def write_data(config: Config, num_problems: int) -> None:
     """Chain sums with demonstrated messages: the prompts have the lengths of the quickstart's."""
-    assert config.data.pool is not None
+    assert config.data.problems is not None and config.data.pool is not None
     rng = random.Random(0)
     chains = [sample_chain(rng, range(5, 8)) for _ in range(num_problems)]
     save_problems(config.data.problems, [chain_problem(chain) for chain in chains])

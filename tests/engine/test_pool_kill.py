@@ -29,6 +29,7 @@ def test_killed_and_resumed_equals_a_run_that_was_not(tiny_config: Callable[...,
     recipe, environment = tmp_path / "recipe.yaml", {**os.environ, "PYTHONPATH": str(ROOT)}
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     rng = random.Random(0)
+    assert config.data.problems is not None
     save_problems(config.data.problems, [chain_problem(sample_chain(rng, range(5, 8))) for _ in range(NUM_PROBLEMS)])
 
     def start(out: Path) -> subprocess.Popen[bytes]:

@@ -104,6 +104,15 @@ def test_samples_of_a_request_and_of_neighbouring_seeds_differ(group: RolloutGro
     assert len(responses) == 8
 
 
+def test_later_samples_can_be_asked_for_alone(group: RolloutGroup) -> None:
+    requests, sampling = [request(seed) for seed in range(3)], Sampling(max_response_tokens=20)
+    rest = [replace(one, num_samples=2, first_sample=2) for one in requests]
+    whole, later = generate(group, requests, sampling), generate(group, rest, sampling)
+    assert [[t.response_ids.tolist() for t in many[2:]] for many in whole] == [
+        [t.response_ids.tolist() for t in many] for many in later
+    ]
+
+
 def test_responses_come_as_they_end_and_each_once(group: RolloutGroup) -> None:
     requests = [request(0, num_tokens=40), request(1, num_tokens=CONTEXT_TOKENS - 2, num_samples=3), request(2)]
     arrived = list(group.stream(requests, Sampling(max_response_tokens=40)))

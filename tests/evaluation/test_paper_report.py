@@ -131,6 +131,14 @@ def test_the_comparison_at_equal_ttc_says_by_how_much(report: Path) -> None:
     assert float(vote["ttc_tokens"]) == 16_000  # 16,500 tokens buy 16 answers and a half
 
 
+def test_the_details_have_what_else_is_counted(report: Path) -> None:
+    rows = rows_of((report / "details.csv").read_text())
+    row = {row["condition"]: row for row in rows if row["benchmark"] == "hmmt"}["K=1,1"]
+    assert (row["pass@1"], row["pass@8"], row["num_samples"]) == ("0.0", "0.0", "8")
+    assert row["emergent_correct"] == "0.0"  # a single message never makes this model right
+    assert row["cross-check_words"] == "0.0" and row["truncated"] == "0.0"
+
+
 @pytest.mark.parametrize("name", ALL_FIGURES)
 def test_figures_are_pictures_with_something_on_them(report: Path, name: str) -> None:
     picture = imread(report / f"{name}.png")
@@ -150,7 +158,7 @@ def test_figures_are_pictures_with_something_on_them(report: Path, name: str) ->
 def test_the_page_shows_every_figure_and_table(report: Path) -> None:
     page = (report / "report.md").read_text()
     assert [name for name in ALL_FIGURES if f"]({name}.png)" not in page] == []
-    for name in ("table1", "table2", "table5", "table8", "equal_ttc"):
+    for name in ("table1", "table2", "table5", "table8", "equal_ttc", "details"):
         assert (report / f"{name}.md").read_text() in page
 
 

@@ -23,11 +23,12 @@ def perform(call: str, namespace: dict[str, Any]) -> None:
     ``check NAME`` runs the checking program on standard input, which finds the submission's function under its name."""
     kind, _, name = call.partition(" ")
     if kind == "check":
-        namespace[name] = function = remote(name)
         namespace.pop("check", None)
+        namespace[name] = function = remote(name)
         exec(compile(sys.stdin.read(), "check.py", "exec", dont_inherit=True), namespace)
-        if "check" in namespace:  # HumanEval's form
-            namespace["check"](function)
+        # HumanEval's form defines it; it may also be the name of the submission's function.
+        if (check := namespace.get("check")) is not None and check is not function:
+            check(function)
         return
     from pacore_rl.rewards.code import values
 

@@ -171,6 +171,14 @@ def _fresh_streams() -> None:
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def _flush() -> None:
+    """A program may have closed its output, or put another stream in its place."""
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
 
 
 def _execute(code: CodeType, prelude: CodeType | None, call: str, argv: list[str]) -> NoReturn:
@@ -201,12 +209,12 @@ def _execute(code: CodeType, prelude: CodeType | None, call: str, argv: list[str
         import atexit
 
         atexit._run_exitfuncs()
-        sys.stdout.flush()
+        _flush()
         if not call:
             # A stream of the program's own is written out when its last reference goes.
             del sys.modules[module.__name__], module
             gc.collect()
-            sys.stdout.flush()
+            _flush()
     except BaseException as error:  # a full output file, or what an exit function raised
         status = status or 1
         sys.__excepthook__(type(error), error, None)

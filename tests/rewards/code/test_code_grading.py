@@ -62,6 +62,28 @@ def test_a_stream_of_its_own_is_written_out_at_the_end() -> None:
     assert graded(buffered).passed == 8
 
 
+def test_a_stream_put_in_place_of_standard_output() -> None:
+    kept = "import atexit, io, sys\nsys.stdout = io.StringIO()\n"
+    kept += "atexit.register(lambda: sys.__stdout__.write(sys.stdout.getvalue()))\n"
+    assert graded(kept + ADD).passed == 8
+    assert (
+        graded("import sys\nwith sys.stdout as out:\n    print(sum(map(int, input().split())), file=out)").passed == 8
+    )
+
+
+def test_a_function_called_check_is_checked() -> None:
+    asserted = TestSuite(
+        kind="check",
+        fn_name="check",
+        tests=tuple(TestCase(input=f"assert check({n}) == {n + 1}", output="") for n in (1, 2)),
+    )
+    assert graded("def check(n): return n + 1", asserted).passed == 2
+    assert graded("def check(n): return 2", asserted).passed == 1
+    defined = "def check(candidate):\n    assert candidate(1) == 2"
+    called = TestSuite(kind="check", fn_name="check", tests=(TestCase(input=defined, output=""),))
+    assert graded("def check(n): return n + 1", called).passed == 1
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_cpp(name: Backend) -> None:
     if complaint := backends.obstacle(name) or cpp_complaint():
