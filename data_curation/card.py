@@ -157,7 +157,7 @@ def _licences_section(config: Config) -> list[str]:
     return [
         "## Licences\n",
         "As the recipe states them; records that name their own keep it in the column `licence`.\n",
-        _table(["source", "licence", "from"], rows),
+        _table(["source", "licence", "from"], rows, align="---"),
     ]
 
 
@@ -172,8 +172,9 @@ def _columns_section(has_data: bool) -> list[str]:
     ]
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, align: str = "---:") -> str:
+    """Markdown; ``align`` of every column but the first."""
+    lines = [columns, ["---", *[align] * (len(columns) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines) + "\n"
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
+from data_curation.duplicates import CONFLICT, EXACT, NEAR
 from data_curation.records import Drop
+from data_curation.rules import ALL_RULES
 from pacore_rl.problems import write_atomically
 
 MAX_EXAMPLES = 3
+_EXAMPLE_WIDTH = 44
 TOTAL = "all"
+_GROUP_NAMES = ("unreadable", "rules", "held out", "copies", "contaminated", "judge", "code")
+_ORDER = ("read", *ALL_RULES[:-1], "held_out_contest", EXACT, CONFLICT, NEAR, "contaminated", ALL_RULES[-1])
+"""Steps in the order of the way; others, of models and programs, come after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +72,14 @@ class FunnelCounter:
             read += counts
         return Funnel(
             read=dict(read),
-            dropped={step: dict(counts) for step, counts in self._dropped.items()},
+            dropped={step: dict(self._dropped[step]) for step in sorted(self._dropped, key=_place)},
             kept={source: self._kept[source] for source in read},
-            examples=dict(self._examples),
+            examples={step: self._examples[step] for step in sorted(self._examples, key=_place)},
         )
+
+
+def _place(step: str) -> int:
+    return _ORDER.index(step) if step in _ORDER else len(_ORDER)
 
 
 def save_funnel(path: Path, funnel: Funnel) -> None:
@@ -100,12 +112,46 @@ def funnel_rows(funnel: Funnel) -> list[tuple[str, list[int]]]:
 
 
 def funnel_table(funnel: Funnel) -> Table:
-    """The funnel for a terminal: a column for each source."""
-    table = Table(title="Problems by source and step", title_justify="left", title_style="bold")
+    """The funnel for a terminal: a row for each source, steps in groups."""
+    groups = [name for name in _GROUP_NAMES if any(_group(step) == name for step in funnel.dropped)]
+    table = Table(title="Problems by source", title_justify="left", title_style="bold")
     table.add_column("")
-    for source in (*funnel.read, TOTAL):
-        table.add_column(source, justify="right", overflow="fold")
-    for name, counts in funnel_rows(funnel):
-        style = "bold" if name in ("read", "kept") else ""
-        table.add_row(name, *(f"{count:,}" if count else "." for count in counts), style=style)
+    for name in ("read", *groups, "kept"):
+        table.add_column(name, justify="right")
+    for source in funnel.read:
+        lost = Counter[str]()
+        for step, counts in funnel.dropped.items():
+            lost[_group(step)] += counts.get(source, 0)
+        cells = [funnel.read[source], *(lost[name] for name in groups), funnel.kept.get(source, 0)]
+        table.add_row(source, *map(_shown, cells))
+    lost = Counter[str]()
+    for step, counts in funnel.dropped.items():
+        lost[_group(step)] += sum(counts.values())
+    cells = [funnel.num_read, *(lost[name] for name in groups), funnel.num_kept]
+    table.add_row(TOTAL, *map(_shown, cells), style="bold")
     return table
+
+
+def drops_table(funnel: Funnel) -> Table:
+    """What each step and rule dropped, over all sources, with the reason of one of its drops."""
+    table = Table(title="Dropped by step", title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("records", justify="right")
+    table.add_column("for example")
+    for step, counts in funnel.dropped.items():
+        examples = funnel.examples.get(step, ())
+        shown = " ".join(examples[0]["reason"].split()) if examples else ""
+        table.add_row(step, _shown(sum(counts.values())), Text(textwrap.shorten(shown, _EXAMPLE_WIDTH)))
+    return table
+
+
+def _group(step: str) -> str:
+    if step in ("read", "judge", "contaminated", "held_out_contest"):
+        return {"read": "unreadable", "held_out_contest": "held out"}.get(step, step)
+    if step in ALL_RULES:
+        return "rules"
+    return "copies" if step in (EXACT, NEAR, CONFLICT) else "code"
+
+
+def _shown(count: int) -> str:
+    return f"{count:,}" if count else "."

@@ -35,6 +35,12 @@ _LABELS: tuple[tuple[re.Pattern[str], Sequence[str]], ...] = (
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|``[^']*''|(?<!\w)'[^'\n]*'(?!\w)|«[^»]*»")
 _BRACKETED = re.compile(r"[(（\[][^()（）\[\]]*[?？][^()（）\[\]]*[)）\]]")
 
+_INTERROGATIVE = re.compile(
+    r"\b(?:what|which|who|whom|whose|how|when|where|why|many)\b|[\u4e00-\u9fff]"
+    r"|(?:^|[,;:]\s*|\band\s+|\bthen\s+)(?:is|are|was|were|do|does|did|can|could|will|would|has|have|should|must)\b",
+    re.IGNORECASE,
+)
+"""A statement that ends in a question mark by mistake has none of these."""
 _SAME_QUESTION = re.compile(
     r"\W*(?:(?:if|when|since|given that)\s+(?:the|your|this|its?)\b[^,]*\b(?:answer|expressed|written|form)\b"
     r"|in other words|that is\b|specifically|formally|equivalently|i\.e\.|namely"
@@ -150,7 +156,7 @@ def questions(text: str) -> tuple[str, ...]:
     bare = _BRACKETED.sub(" ", _QUOTED.sub(" ", _MATHS.sub(" x ", text)))
     sentences = re.findall(r"[^.?!。？！\n]*[?？]", bare)
     asked = dict.fromkeys(" ".join(sentence.split()) for sentence in sentences)
-    return tuple(sentence for sentence in asked if re.search(r"\w{2}", sentence) and not _SAME_QUESTION.match(sentence))
+    return tuple(one for one in asked if _INTERROGATIVE.search(one) and not _SAME_QUESTION.match(one))
 
 
 def open_request(text: str) -> str | None:

@@ -50,9 +50,11 @@ _STATED_ANSWER = re.compile(
     r"|(?:^|\n)\s*(?:Solution|解)\s*[:：.]\s*\S|\\boxed\s*\{\s*(?:[-\d]|\\(?:d?frac|sqrt))|<summary>\s*Solution",
     re.IGNORECASE,
 )
-_CUT_OFF = re.compile(r"(?:(?<!\\),|[(\[{+]|\b(?:the|an|of|and|or|such|that|where|with|if|by|for|to|from))\s*\$*\s*$")
+_CUT_OFF = re.compile(
+    r"(?:(?<!\\),|[(\[{+]|\b(?:the|an|of|and|or|such|that|where|with|if|by|for|from)|(?<!equal )\bto)\s*\$*\s*$"
+)
 _UNKNOWN_NOTATION = re.compile(
-    r"(?<![A-Za-z\\])(?:n?[CP]\s*\(\s*\d+\s*,|\^\{?\d+\}?\s*[CP]_|_\{?\d+\}?[CP]_|[A-Z]_?\{?\d+\}?\^\{?\d+\}?$)|\bbinom\s*\("
+    r"(?<![A-Za-z\\])(?:n?[CP]\s*\(\s*\d+\s*,|\^\{?\d+\}?\s*[CP]_|_\{?\d+\}?[CP]_|[CAP]_\{?\d+\}?\^\{?\d+\}?$)|\bbinom\s*\("
 )
 _WORD = re.compile(r"[A-Za-z][a-z]{2,}")
 _LATEX_WORD = re.compile(r"\\(?:text|mbox|textrm|mathrm|textbf|operatorname)\s*\{([^{}]*)\}|\\[A-Za-z]+")

@@ -25,6 +25,8 @@ from pacore_rl.problems import write_atomically
 from pacore_rl.reporting.progress import ProgressReport
 
 PART = "part-{:05d}.parquet"
+VERSION = 1
+"""To be raised when a filter decides otherwise than before: steps that earlier code has made are then done anew."""
 
 
 class Spread(Protocol):
@@ -177,7 +179,7 @@ def settings_key(*settings: object) -> str:
 
 def _open(work: Path, name: str, settings: object, *, upstream: str) -> tuple[Path, str, bool]:
     """The folder of a step, the key of its settings, and whether it is finished with them."""
-    folder, key = work / name, settings_key(name, settings, upstream)
+    folder, key = work / name, settings_key(VERSION, name, settings, upstream)
     state = _state(folder)
     if state is not None and state.get("key") != key:
         shutil.rmtree(folder)  # made with other settings, or of another input

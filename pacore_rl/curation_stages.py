@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_curation.card import write_card
-from data_curation.funnel import funnel_table
+from data_curation.funnel import drops_table, funnel_table
 from data_curation.model_filters import model_filters
 from data_curation.problem_set import CurationPaths, curate_problems
 from data_curation.stage_sets import StageResult, save_stage_result, select_by_source, write_stage_set
@@ -36,6 +36,7 @@ def make_problems(config: Config) -> Path:
     with _spreads(config) as (for_parts, for_programs):
         filters = model_filters(config, spread=for_programs)
         funnel = curate_problems(config, further=filters, spread=over_parts(for_parts))
+    console.print(drops_table(funnel))
     console.print(funnel_table(funnel))
     return paths.problems
 
