@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,8 +51,11 @@ class AppendLog:
         """
         assert data.endswith(b"\n"), "whole lines are appended"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as file:
-            if not _lock(file.fileno()) or os.fstat(file.fileno()).st_size != self.end_bytes:
+        with (
+            open(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0) as file,
+            _writer_lock(file.fileno()) as is_ours,
+        ):
+            if not is_ours or os.fstat(file.fileno()).st_size != self.end_bytes:
                 raise ValueError(
                     f"another process has changed the {self._what} {self.path}; let one process write to it at a "
                     "time, and start this one again: it goes on from what is there."
@@ -73,8 +77,8 @@ class AppendLog:
         # Only where no writer is at work: what looks torn may be its next record on the way.
         if not os.access(self.path, os.W_OK):
             return
-        with self.path.open("r+b") as file:
-            if _lock(file.fileno()) and os.fstat(file.fileno()).st_size == size_bytes:
+        with self.path.open("r+b") as file, _writer_lock(file.fileno()) as is_ours:
+            if is_ours and os.fstat(file.fileno()).st_size == size_bytes:
                 file.truncate(self.end_bytes)
                 os.fsync(file.fileno())
                 _log.warning(
@@ -159,13 +163,22 @@ def _hash(rest: bytes) -> str:
     return hashlib.blake2b(rest, digest_size=_ID_HEX // 2).hexdigest()
 
 
-def _lock(descriptor: int) -> bool:
-    """Take the file's writer lock, held until it is closed; False where another process holds it."""
+@contextmanager
+def _writer_lock(descriptor: int) -> Iterator[bool]:
+    """Hold the file's writer lock; False where another process does.
+
+    It is given back by name: closing the file is not enough while a process that another thread is starting still has
+    its descriptors, between fork and exec.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _sync_folder(folder: Path) -> None:

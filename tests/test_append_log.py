@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import logging
 import resource
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,14 @@ def test_lines_know_their_content(tmp_path: Path) -> None:
             from_line(bad, what="log")
     with pytest.raises(AssertionError):
         AppendLog(tmp_path / "log", what="log").append(b"half a line")
+
+
+def test_a_process_that_another_thread_starts_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """Between fork and exec it has every descriptor: a lock that ends with the last would outlive the append."""
+    log = AppendLog(tmp_path / "log.jsonl", what="log")
+    with ThreadPoolExecutor(1) as threads:
+        start = partial(subprocess.run, ["true"], check=True, preexec_fn=partial(time.sleep, 0.02))
+        started = [threads.submit(start) for _ in range(10)]
+        while not all(each.done() for each in started):
+            log.append(b"line\n")
+    assert set(AppendLog(log.path, what="log").lines()) == {b"line"}

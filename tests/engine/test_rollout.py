@@ -244,12 +244,28 @@ def test_an_engine_without_room_says_what_to_change(group: RolloutGroup, tiny_mo
         RolloutGroup.start(small, CPU)
 
 
-def test_an_engine_that_dies_is_named_with_what_to_do(group: RolloutGroup) -> None:
-    """The last test of this file: it costs an engine."""
+def kill_one(group: RolloutGroup, requests: list[GenerationRequest]) -> list[tuple[int, int]]:
+    """Kill engine 1 once it generates, as the kernel does when memory runs out; the responses that come."""
     pid: Any = ray.get(group.handles[1].__ray_call__.remote(lambda _: os.getpid()), timeout=60)
-    requests = [request(seed, num_tokens=20, num_samples=64) for seed in range(8)]
     stream = group.stream(requests, Sampling(max_response_tokens=100))
-    next(stream)
-    os.kill(pid, signal.SIGKILL)  # as the kernel does when memory runs out
-    with pytest.raises(WorkerDied, match=r"(?s)rollout worker 1 died while generating: .*lower rollout.kv_cache_gib"):
-        list(stream)
+    first = next(stream)
+    os.kill(pid, signal.SIGKILL)
+    return [(index, sample) for index, sample, _ in (first, *stream)]
+
+
+def test_an_engine_that_dies_is_replaced_and_every_response_comes_once(group: RolloutGroup) -> None:
+    requests = [request(seed, num_tokens=20, num_samples=64) for seed in range(8)]
+    before = group.places[1].pid
+    came = kill_one(group, requests)
+    assert sorted(came) == [(index, sample) for index in range(8) for sample in range(64)]
+    assert group.places[1].pid != before and group.num_restarts == 0  # a call that went through begins the count anew
+
+
+def test_an_engine_that_dies_too_often_is_named_with_what_to_do(group: RolloutGroup) -> None:
+    """The last test of this file: it costs an engine."""
+    surviving = group.config.surviving.model_copy(update={"max_restarts": 0})
+    strict = replace(group, config=group.config.model_copy(update={"surviving": surviving}))
+    requests = [request(seed, num_tokens=20, num_samples=64) for seed in range(8)]
+    told = r"(?s)rollout worker 1 on .* \(pid \d+\) died while generating: .*lower rollout.kv_cache_gib"
+    with pytest.raises(WorkerDied, match=told):
+        kill_one(strict, requests)
