@@ -25,8 +25,9 @@ import random
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -38,6 +39,9 @@ from pacore_rl.spread import Processes, in_chunks
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.pool_shards import MESSAGES_PER_SHARD, Count, Counts, ShardedPool, count_shard, shard_paths
 from pacore_rl.types import PoolMessage, Problem, Turn, Verdict
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MESSAGES = 24
 STATEMENT_CHARACTERS = 233
@@ -108,27 +112,35 @@ class Gauge:
         return grown
 
 
-def one_shard(folder: Path) -> dict[str, float]:
-    """A real shard: its bytes, the time to count it, and the memory of its messages as ``MessagePool`` holds them."""
-    rng, num = random.Random(1), MESSAGES_PER_SHARD // MESSAGES
-    pool = ShardedPool.open(folder)
-    for number in range(num):
+def write_problems(task: tuple[Path, int]) -> None:
+    path, num = task
+    save_problems(path, tuple(problems(num)))
+
+
+def write_shard(folder: Path) -> None:
+    rng, pool = random.Random(1), ShardedPool.open(folder)
+    for number in range(MESSAGES_PER_SHARD // MESSAGES):
         pool.append(messages(f"{number:016x}", rng))
+
+
+def one_shard(folder: Path) -> dict[str, float]:
+    """A shard, by problem: its bytes, the memory of its messages in a ``MessagePool``, and the time to count it."""
     (shard,) = shard_paths(folder)
-    started = time.perf_counter()
-    count_shard(shard)
-    seconds, gauge = time.perf_counter() - started, Gauge()
+    num, gauge = MESSAGES_PER_SHARD // MESSAGES, Gauge()
     held = MessagePool.open(shard)
-    grown = gauge.since()
+    grown, started = gauge.since(), time.perf_counter()
+    count_shard(shard)
     assert held.num_messages == num * MESSAGES
-    return {"bytes_on_disk": shard.stat().st_size / num, "count_seconds": seconds, "bytes_in_memory": grown / num}
+    return {
+        "bytes_on_disk": shard.stat().st_size / num,
+        "count_seconds": time.perf_counter() - started,
+        "bytes_in_memory": grown / num,
+    }
 
 
-def prepare(task: tuple[Path, int]) -> dict[str, float]:
-    """The files, and what one shard costs: in a process of its own, whose freed memory would hide what is held here."""
-    folder, num = task
-    save_problems(folder / "problems.jsonl", tuple(problems(num)))
-    return one_shard(folder / "pool")
+def apart(function: Callable[[T], R], argument: T) -> R:
+    """In a process of its own: memory that it frees would hide what is held here afterwards."""
+    return next(Processes(num_workers=1).map(function, [argument]))
 
 
 def near_duplicates(num: int, gauge: Gauge) -> dict[str, float]:
@@ -144,9 +156,12 @@ def main() -> None:
     parser.add_argument("--near-problems", type=int, default=700_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        (shard,) = Processes(num_workers=1).map(prepare, [(Path(folder), options.problems)])
+        path, shards = Path(folder) / "problems.jsonl", Path(folder) / "pool"
+        apart(write_problems, (path, options.problems))
+        apart(write_shard, shards)
+        shard = apart(one_shard, shards)
         gauge = Gauge()
-        loaded = load_problems(Path(folder) / "problems.jsonl")
+        loaded = load_problems(path)
         parts = {"problems_gib": gauge.since() / GIB}
     rng, pool = random.Random(2), ShardedPool(Path(folder), MESSAGES_PER_SHARD)
     for ids in in_chunks((problem.id for problem in loaded), MESSAGES_PER_SHARD // MESSAGES):
