@@ -2,8 +2,8 @@
 # Everything that must hold before a commit: environment, lint, format, types, tests, then a summary.
 # All four run even where an earlier one fails. Arguments go on to pytest: bash scripts/test.sh tests/ppo -k gae
 #
-#   PACORE_TEST_LIMIT_SECONDS  pytest is interrupted after this long; by default 2400
-#   PACORE_TEST_SLOW           1 runs the slow tests too, as continuous integration does
+#   PACORE_TEST_LIMIT_SECONDS  pytest is interrupted after this long; by default 3600
+#   PACORE_TEST_SLOW           1 runs the slow tests too (half an hour more), as a release does
 #   PACORE_TEST_PROCESSES      test files that run side by side; by default 2 (much of a test is one process starting)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,7 +13,7 @@ bash scripts/setup_env.sh dev
 venv=$(realpath -m "${PACORE_VENV:-.venv}")
 # DeepSpeed looks for ninja on the PATH.
 export PATH="$venv/bin:$PATH"
-limit=${PACORE_TEST_LIMIT_SECONDS:-2400}
+limit=${PACORE_TEST_LIMIT_SECONDS:-3600}
 processes=${PACORE_TEST_PROCESSES:-2}
 selection=()
 [ "${PACORE_TEST_SLOW:-0}" = 1 ] || selection=(-m "not slow")

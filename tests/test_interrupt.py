@@ -31,7 +31,12 @@ PHASES = {
 """Name to the command that is interrupted in it."""
 
 
-@pytest.mark.parametrize("phase", PHASES)
+IN_EVERY_RUN = ("starting", "training")
+
+
+@pytest.mark.parametrize(
+    "phase", [name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.slow) for name in PHASES]
+)
 def test_an_interrupted_command_leaves_nothing_behind(
     phase: str, tiny_config: Callable[..., Config], write_data: Callable[[Config], None], tmp_path: Path
 ) -> None:

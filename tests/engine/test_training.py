@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pacore_rl import runs
 from pacore_rl.config import Config
 from pacore_rl.reporting.jsonl import read_metrics
@@ -63,6 +65,7 @@ def test_plain_rlvr_is_the_loop_with_empty_message_sets(
     assert "messages/accuracy" not in metrics and metrics["prompt/length_tokens"] < 40
 
 
+@pytest.mark.slow
 def test_off_policy_is_the_same_loop_with_other_settings(
     tiny_config: Callable[..., Config], write_data: Callable
 ) -> None:

@@ -21,6 +21,7 @@ from pacore_rl.engine import weight_sync
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.weight_source import buckets
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 CPU = Device(kind="cpu", cpu_threads=1)
@@ -104,6 +105,9 @@ class Learner:
     def send_weights(self) -> None:
         self.sender.send()
 
+    def whereabouts(self) -> Whereabouts:
+        return Whereabouts.of_this_process()
+
 
 @contextmanager
 def learners(model_dir: Path, *, zero_stage: int, num_ranks: int) -> Iterator[list[Any]]:
@@ -113,7 +117,8 @@ def learners(model_dir: Path, *, zero_stage: int, num_ranks: int) -> Iterator[li
         port = probe.getsockname()[1]
     options = CPU.ray_options()
     options["runtime_env"]["env_vars"] |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    actor = ray.remote(Learner).options(**options)
+    remote: Any = ray.remote(concurrency_groups={CONTROL: 1})  # pyright: ignore[reportCallIssue]
+    actor = remote(Learner).options(**options)
     handles = [
         actor.remote(model_dir, zero_stage=zero_stage, rank=rank, num_ranks=num_ranks, port=port)
         for rank in range(num_ranks)
