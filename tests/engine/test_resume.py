@@ -61,6 +61,7 @@ def assert_same_run(one: Config, other: Config) -> None:
             np.testing.assert_array_equal(value, theirs[key], err_msg=f"{name}: {key}")
 
 
+@pytest.mark.slow
 def test_six_steps_and_three_more_after_a_crash_are_the_same(
     tiny_config: Callable[..., Config], write_data: Callable[[Config], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def test_the_same_seed_gives_the_same_metrics(tiny_config: Callable[..., Config]
     assert recorded[0] == recorded[1]
 
 
+@pytest.mark.slow
 def test_plain_rlvr_is_the_loop_with_empty_message_sets(
     tiny_config: Callable[..., Config], write_data: Callable
 ) -> None:
