@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -41,8 +42,10 @@ class Iteration:
 
 
 def fork_context() -> ForkServerContext:
-    """Processes fork from a server that has loaded torch, transformers and DeepSpeed."""
-    os.environ |= CPU.environment()
+    """Processes fork from a server that has loaded torch, transformers and DeepSpeed.
+
+    The server alone has the environment of a rank: left in this process, it would hide GPUs from every later test.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -54,6 +57,13 @@ def fork_context() -> ForkServerContext:
             "torch._dynamo",
         ]
     )
+    before = dict(os.environ)
+    os.environ |= CPU.environment()
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ |= before
     return context
 
 
