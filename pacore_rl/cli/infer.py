@@ -34,6 +34,10 @@ FirstTokenSeconds = Annotated[
 IdleSeconds = Annotated[float, typer.Option(min=1, help="Wait between two pieces of an answer.")]
 MaxOpenCalls = Annotated[int, typer.Option(min=1, help="Calls open at a time, per endpoint.")]
 Retries = Annotated[int, typer.Option(min=0, help="Times a call that broke is made again.")]
+Quorum = Annotated[
+    float | None, typer.Option(help="Go on with this share of a round once --deadline-seconds are over.")
+]
+DeadlineSeconds = Annotated[float, typer.Option(min=0, help="See --quorum.")]
 
 
 def infer(
@@ -58,10 +62,8 @@ def infer(
     compaction: Annotated[
         str, typer.Option(help="What of a trajectory the next round reads: after_reasoning, or none (all of it).")
     ] = "after_reasoning",
-    quorum: Annotated[
-        float | None, typer.Option(help="Go on with this share of a round once --deadline-seconds are over.")
-    ] = None,
-    deadline_seconds: Annotated[float, typer.Option(min=0, help="See --quorum.")] = 0.0,
+    quorum: Quorum = None,
+    deadline_seconds: DeadlineSeconds = 0.0,
     end_of_reasoning: EndOfReasoning = "</think>",
     reserve_tokens: ReserveTokens = None,
     window_tokens: Annotated[

@@ -12,12 +12,14 @@ from rich.console import Console
 
 from pacore_rl.cli.guard import guard
 from pacore_rl.cli.infer import (
+    DeadlineSeconds,
     EndOfReasoning,
     Endpoints,
     FirstTokenSeconds,
     IdleSeconds,
     KeyVariable,
     MaxOpenCalls,
+    Quorum,
     ReserveTokens,
     Retries,
 )
@@ -36,6 +38,8 @@ def serve(
     ] = None,
     api_key_variable: KeyVariable = "OPENAI_API_KEY",
     temperature: Annotated[float, typer.Option(min=0, help="Where a request names none.")] = 1.0,
+    quorum: Quorum = None,
+    deadline_seconds: DeadlineSeconds = 0.0,
     compaction: Annotated[
         str, typer.Option(help="What the next round reads: after_reasoning, or none (for models without reasoning).")
     ] = "after_reasoning",
@@ -77,8 +81,10 @@ def serve(
         from pacore_rl.inference.server.limits import Limits
         from pacore_rl.inference.settings import ClientSettings, Endpoint, key_from_environment
         from pacore_rl.synthesis.compaction import check_compaction
+        from pacore_rl.synthesis.plan import Stragglers
 
         check_compaction(compaction)
+        stragglers = None if quorum is None else Stragglers(quorum=quorum, deadline_seconds=deadline_seconds)
         keys = run.read_keys(api_keys_file)
         run.check_address(host, keys)
         _check_port(host, port)
@@ -102,7 +108,9 @@ def serve(
         options = ServerOptions(
             endpoints=endpoints,
             client=settings,
-            served=ServedModel(model=found, compaction=compaction, end_of_reasoning=end_of_reasoning),
+            served=ServedModel(
+                model=found, compaction=compaction, end_of_reasoning=end_of_reasoning, stragglers=stragglers
+            ),
             keys=keys,
             limits=Limits(
                 max_requests=max_requests,

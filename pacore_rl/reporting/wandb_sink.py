@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,17 @@ from urllib.parse import urlparse
 from pacore_rl.samples import Sample
 
 _log = logging.getLogger(__name__)
+RUN_ID = "run-id"
+"""In the folder of wandb's files: what wandb knows the run by."""
 INIT_TIMEOUT_SECONDS = 30.0
 FINISH_TIMEOUT_SECONDS = 60.0
 """Uploads that take longer are left to ``wandb sync``."""
 
 
 class WandbSink:
-    """One wandb run, its files in ``folder / "wandb"``.
+    """One wandb run, its files in ``folder / "wandb"``. A run that is gone on with stays one run there.
+
+    wandb's steps only rise: lines of steps that a resumed run does over are left as they were first logged.
 
     ``mode`` is ``online``, ``offline``, or ``disabled`` where wandb could not start.
     """
@@ -61,7 +66,8 @@ class WandbSink:
     def _start(self, project: str, name: str, config: Mapping[str, Any] | None) -> None:
         import wandb  # here, so that whoever turns wandb off never loads it
 
-        self._folder.mkdir(parents=True, exist_ok=True)
+        files = self._folder / "wandb"
+        files.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, console="off", silent=True)
         self._run = wandb.init(
             project=project,
@@ -69,6 +75,8 @@ class WandbSink:
             dir=str(self._folder),
             config=dict(config or {}),
             mode="online" if self.mode == "online" else "offline",
+            id=_run_id(files / RUN_ID),
+            resume="allow",
             settings=settings,
         )
 
@@ -87,6 +95,13 @@ class WandbSink:
                 type(error).__name__,
                 error,
             )
+
+
+def _run_id(path: Path) -> str:
+    """The id kept in ``path``, or a new one kept there from now on."""
+    if not path.is_file():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()
 
 
 def _table(samples: Sequence[Sample]) -> Any:

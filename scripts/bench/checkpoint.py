@@ -18,14 +18,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from step import write_data
+from step import bench_config, write_data
 
 from pacore_rl.checkpoints.compatibility import data_fingerprints
 from pacore_rl.checkpoints.manifest import open_checkpoint, step_folders
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import open_engine
 from pacore_rl.inputs import load_checked_problems, load_pool
-from pacore_rl.recipes import load_config
 from pacore_rl.resuming import open_store
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.tokenizer import load_tokenizer
@@ -83,19 +82,12 @@ def main() -> None:
     options = parser.parse_args()
     num_steps = WARM_UP_STEPS + PERIOD * options.rounds
     with tempfile.TemporaryDirectory() as folder:
-        config = load_config(
+        config = bench_config(
             options.recipe,
+            Path(folder),
             [
-                f"run.output_dir={folder}",
-                "run.name=bench",
-                f"data.problems={folder}/problems.jsonl",
-                f"data.pool={folder}/pool.jsonl",
-                "data.held_out_problems=null",
-                "data.held_out_pool=null",
-                "evaluation.every_steps=0",
                 f"trainer.steps={num_steps + 2}",
                 f"trainer.checkpoint_every_steps={PERIOD}",
-                "logging.wandb_project=null",
                 *options.overrides,
             ],
         )

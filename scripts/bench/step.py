@@ -13,6 +13,7 @@ import json
 import random
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_curation.chain_demonstrations import Habits, demonstrated_message
@@ -27,6 +28,24 @@ from pacore_rl.synthesis.message_pool import MessagePool
 WORK = ("time/generate", "time/score", "time/learn", "time/sync")
 TARGET = 0.10
 WARM_UP_STEPS = 2
+
+
+def bench_config(recipe: Path, folder: Path, overrides: Sequence[str]) -> Config:
+    """The recipe with its run and its data in ``folder``, and without evaluations or wandb."""
+    return load_config(
+        recipe,
+        [
+            f"run.output_dir={folder}",
+            "run.name=bench",
+            f"data.problems={folder}/problems.jsonl",
+            f"data.pool={folder}/pool.jsonl",
+            "data.held_out_problems=null",
+            "data.held_out_pool=null",
+            "evaluation.every_steps=0",
+            "logging.wandb_project=null",
+            *overrides,
+        ],
+    )
 
 
 def write_data(config: Config, num_problems: int) -> None:
@@ -47,20 +66,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = load_config(
+        config = bench_config(
             options.recipe,
+            Path(folder),
             [
-                f"run.output_dir={folder}",
-                "run.name=bench",
-                f"data.problems={folder}/problems.jsonl",
-                f"data.pool={folder}/pool.jsonl",
-                "data.held_out_problems=null",
-                "data.held_out_pool=null",
-                "evaluation.every_steps=0",
                 f"trainer.steps={options.steps + WARM_UP_STEPS}",
                 "trainer.checkpoint_every_steps=0",
                 "logging.console=false",
-                "logging.wandb_project=null",
                 *options.overrides,
             ],
         )

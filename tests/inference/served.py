@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from openai import AsyncOpenAI
-from scripted_server import QUICK, ScriptedServer
+from scripted_server import QUICK, Script, ScriptedServer
 
 from pacore_rl.inference.answering import Model
 from pacore_rl.inference.server.app import Server, ServerOptions, make_app
 from pacore_rl.inference.server.chat import ServedModel
 from pacore_rl.inference.server.limits import Limits
 from pacore_rl.inference.settings import Endpoint
+from pacore_rl.synthesis.plan import Stragglers
+
+ASK: list[Any] = [{"role": "user", "content": "2 + 2?"}]
 
 
 @dataclass
@@ -31,7 +34,12 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    endpoint: ScriptedServer, *, keys: tuple[str, ...] = (), keep_alive_seconds: float = 10.0, **limits: Any
+    endpoint: ScriptedServer,
+    *,
+    keys: tuple[str, ...] = (),
+    keep_alive_seconds: float = 10.0,
+    stragglers: Stragglers | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Served]:
     options = ServerOptions(
         endpoints=(Endpoint.of(endpoint.url),),
@@ -40,6 +48,7 @@ async def serving(
             model=Model(name="tiny", window_tokens=4096, reserve_tokens=1024, options={"temperature": 1.0}),
             compaction="after_reasoning",
             end_of_reasoning="</think>",
+            stragglers=stragglers,
         ),
         keys=keys,
         limits=Limits(**limits),
@@ -59,3 +68,11 @@ async def serving(
     finally:
         running.should_exit = True
         await task
+
+
+def scripted(request: Mapping[str, Any], number: int) -> Script:
+    return Script(content=f"<think>so</think> {number}", usage={"prompt_tokens": 30, "completion_tokens": 20})
+
+
+def create(api: Served, **more: Any) -> Any:
+    return api.openai.chat.completions.create(**{"model": "pacore-low", "messages": ASK, **more})

@@ -28,6 +28,16 @@ def test_offline_run_is_written_into_the_run_folder(tmp_path: Path) -> None:
     assert next(offline.glob("run-*.wandb")).stat().st_size > 0
 
 
+def test_a_run_that_is_gone_on_with_stays_one_run(tmp_path: Path) -> None:
+    for step in (1, 2):
+        sink = WandbSink(project="test", name="run", folder=tmp_path / "run")
+        sink.log(step, {"reward/mean": 0.5})
+        sink.close()
+        assert sink.mode == "offline", "nothing went wrong on the way"
+    parts = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert len({part.name for part in parts}) == 1
+
+
 def test_samples_become_a_table_of_the_step(tmp_path: Path) -> None:
     sink = WandbSink(project="test", name="run", folder=tmp_path / "run")
     sink.log(2, {"reward/mean": 0.5})

@@ -12,7 +12,7 @@ from pacore_rl.inference.server.errors import ApiError
 from pacore_rl.inference.server.limits import Limits
 from pacore_rl.inference.server.schemas import ChatRequest
 from pacore_rl.synthesis.levels import LEVELS, parse_configuration
-from pacore_rl.synthesis.plan import RoundsPlan
+from pacore_rl.synthesis.plan import RoundsPlan, Stragglers
 
 MODEL_IDS = tuple(f"pacore-{level}" for level in LEVELS)
 
@@ -42,6 +42,8 @@ class ServedModel:
     model: Model
     compaction: str
     end_of_reasoning: str
+    stragglers: Stragglers | None = None
+    """When a round before the closing one goes on without its slowest calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ def prepare(request: ChatRequest, served: ServedModel, limits: Limits, answerer:
         end_of_reasoning=served.end_of_reasoning,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         num_answers=num_answers,
+        stragglers=served.stragglers,
     )
     num_trajectories = sum(plan.configuration) + num_answers
     if num_trajectories > limits.max_trajectories:

@@ -93,15 +93,19 @@ def sweep_stages(place: Path, *, keep: Path, age_seconds: float = STAGE_AGE_SECO
         used = (lock_path if lock_path.exists() else root).lstat().st_mtime
         if time.time() - used < age_seconds:
             continue
-        lock = os.open(lock_path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(root, ignore_errors=True)
-        finally:
-            os.close(lock)
+        _remove_if_unused(root, lock=os.open(lock_path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _remove_if_unused(folder: Path, *, lock: int) -> None:
+    """Remove a folder unless a living process holds its lock; the descriptor ``lock`` is closed."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _stage_lock(root: Path) -> Path:
@@ -142,14 +146,7 @@ def sweep(place: Path, age_seconds: float = SWEPT_AGE_SECONDS) -> None:
             lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         except OSError:  # swept by another process
             continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)
+        _remove_if_unused(folder, lock=lock)
 
 
 def shared_folder() -> Path:
