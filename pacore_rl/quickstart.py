@@ -245,7 +245,7 @@ def run(
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     prepare_run_dir(config)
     console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
-    console.print("  starting Ray, two vLLM engines and the DeepSpeed learners (about half a minute)")
+    console.print("  starting Ray, vLLM and DeepSpeed (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
     with (
         open_sinks(config, total_steps=total_steps) as sinks,

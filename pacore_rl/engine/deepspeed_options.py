@@ -50,13 +50,25 @@ def deepspeed_engine(
         fused=settings.offload_optimizer,
     )
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    options = deepspeed_options(settings, device, dtype, hidden_size=hidden_size, num_parameters=num_parameters)
+    if settings.zero_stage == 3:
+        _partition(module, options, device, dtype)
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,
-        config=deepspeed_options(settings, device, dtype, hidden_size=hidden_size, num_parameters=num_parameters),
+        config=options,
         dist_init_required=False,
     )
     return engine
+
+
+def _partition(module: nn.Module, options: dict[str, Any], device: Device, dtype: torch.dtype) -> None:
+    """Cut up a module in the host's memory, weight by weight: a GPU never holds the whole of it."""
+    import deepspeed  # late, as above
+
+    deepspeed.zero.Init(module=module, config_dict_or_path=options, dtype=dtype)
+    for buffer in module.buffers():  # which zero.Init leaves where they are
+        buffer.data = buffer.data.to(device.kind)
 
 
 def deepspeed_options(

@@ -56,30 +56,30 @@ class RaySpread:
         return cls(num_workers=max(1, int(ray.cluster_resources().get("CPU", 1))))
 
     def map(self, function: Callable[[T], R], chunks: Iterable[T]) -> Iterator[R]:
-        """``function(chunk)`` of every chunk, in order. Raises what a call raises, and ends the tasks in flight."""
+        """``function(chunk)`` of every chunk, in order. Raises what a call raises.
+
+        Tasks in flight then end by themselves: ``ray.cancel`` races with their end, and a lost race aborts this process
+        (ray-project/ray#54260).
+        """
         task: Any = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_call)  # pyright: ignore[reportCallIssue]
         shared = ray.put(function)  # once, with whatever it holds: an index of evaluation problems, say
         waiting = iter(chunks)
         flying: deque[Any] = deque(
             task.remote(shared, chunk) for chunk in islice(waiting, CHUNKS_AHEAD * self.num_workers)
         )
-        try:
-            while flying:
-                try:
-                    result: Any = ray.get(flying[0], timeout=LIMIT_SECONDS)
-                except GetTimeoutError as error:
-                    raise TimeoutError(
-                        f"a task of curation was not done within {LIMIT_SECONDS:.0f} s; is the cluster busy with "
-                        "something else? What was done before is kept: start again."
-                    ) from error
-                except RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, Exception) else error from None
-                flying.popleft()
-                flying.extend(task.remote(shared, chunk) for chunk in islice(waiting, 1))
-                yield result
-        finally:
-            for reference in flying:
-                ray.cancel(reference, force=False)
+        while flying:
+            try:
+                result: Any = ray.get(flying[0], timeout=LIMIT_SECONDS)
+            except GetTimeoutError as error:
+                raise TimeoutError(
+                    f"a task of curation was not done within {LIMIT_SECONDS:.0f} s; is the cluster busy with "
+                    "something else? What was done before is kept: start again."
+                ) from error
+            except RayTaskError as error:
+                raise error.cause if isinstance(error.cause, Exception) else error from None
+            flying.popleft()
+            flying.extend(task.remote(shared, chunk) for chunk in islice(waiting, 1))
+            yield result
 
 
 def _call(function: Callable[[T], R], chunk: T) -> R:

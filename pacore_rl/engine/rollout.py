@@ -207,7 +207,14 @@ class RolloutGroup:
         if send and self.send_to is not None:
             self.send_to(worker)
         seconds = round(time.monotonic() - started, 3)
-        record_event(self.config.run_dir, "engine_replaced", worker=worker, cause=why, seconds=seconds)
+        record_event(
+            self.config.run_dir,
+            "engine_replaced",
+            worker=worker,
+            weight_version=self.weight_version,
+            cause=why,
+            seconds=seconds,
+        )
 
     def tell(self, workers: Iterable[int], news: News) -> None:
         """Leave word for workers that generate."""

@@ -38,7 +38,7 @@ class RolePlan:
     trainable: int
     parts: tuple[Part, ...]
     loading: Part | None = None
-    """Learners on GPUs: everything that a rank holds while it starts, before DeepSpeed shards the model."""
+    """Learners on GPUs: everything that a rank holds while it starts."""
     asleep: int = 0
     """Bytes that a process moves to its host's memory while others use its GPU."""
     cache_tokens: int = 0
@@ -91,25 +91,25 @@ def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workloa
         parameters=parameters,
         trainable=trainable,
         parts=tuple(_on(part, cpu=cpu) for part in parts),
-        loading=None if cpu else _loading(learner, parameters, itemsize=itemsize),
+        loading=None if cpu else _loading(learner, shape, parameters, itemsize=itemsize),
         asleep=sum(part.gpu for part in state),
         rows_at_once=everything.rows,
     )
 
 
-def _loading(learner: LearnerConfig, parameters: int, *, itemsize: int) -> Part:
-    """A rank at its start: it reads the whole model into the host's memory and moves it to its GPU; under ZeRO-3
-    DeepSpeed cuts out the rank's share beside it."""
-    whole = itemsize * parameters
-    share = 0
-    if learner.zero_stage == 3 and not learner.offload_parameters:
-        share = f.weights(parameters, itemsize=itemsize, zero_stage=3, ranks=learner.num_ranks)
+def _loading(learner: LearnerConfig, shape: ModelShape, parameters: int, *, itemsize: int) -> Part:
+    """A rank at its start. The file of weights is mapped into memory: all ranks of a host share its pages, and the
+    kernel may drop them, so that they are not counted. Only experts, a tensor each in the file, are copied into one.
+    Under ZeRO-3 weight after weight goes to the GPU and is cut up there, else the whole model does. [code]
+    """
+    held = f.weights(parameters, itemsize=itemsize, zero_stage=learner.zero_stage, ranks=learner.num_ranks)
+    on_gpu, on_host = (0, held) if learner.offload_parameters else (held, 0)
+    stacked = itemsize * parameters if shape.num_experts else 0
     return Part(
         name="loading",
-        gpu=f.GPU_RUNTIME + whole + share,
-        host=f.GPU_PROCESS_HOST + whole,
-        how=f"before the above: runtime, the whole model ({count_words(parameters)} x {itemsize} B)"
-        + (", its share" if share else ""),
+        gpu=f.GPU_RUNTIME + on_gpu,
+        host=f.GPU_PROCESS_HOST + on_host + stacked,
+        how="before the above: runtime, weights" + (", experts being stacked" if stacked else ""),
     )
 
 

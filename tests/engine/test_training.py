@@ -22,15 +22,21 @@ def untimed(run_dir: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_two_rollout_workers_and_two_ranks_each_train(tiny_config: Callable[..., Config], write_data: Callable) -> None:
-    config = tiny_config(
-        trainer={"steps": 2, "checkpoint_every_steps": 0},
-        rollout={"num_workers": 2},
-        actor={"num_ranks": 2, "zero_stage": 3},
-        critic={"num_ranks": 2, "zero_stage": 2},
-    )
-    write_data(config)
-    run_dir = runs.train(config)
+def test_two_rollout_workers_and_two_ranks_each_train_and_the_same_seed_gives_the_same_metrics(
+    tiny_config: Callable[..., Config], write_data: Callable
+) -> None:
+    configs = [
+        tiny_config(
+            run={"name": name},
+            trainer={"steps": 2, "checkpoint_every_steps": 0},
+            rollout={"num_workers": 2},
+            actor={"num_ranks": 2, "zero_stage": 3},
+            critic={"num_ranks": 2, "zero_stage": 2},
+        )
+        for name in ("first", "second")
+    ]
+    write_data(configs[0])
+    run_dir, again = (runs.train(config) for config in configs)
     first, second = read_metrics(run_dir / "metrics.jsonl")
     assert first["policy/weight_version"] == 0 and second["policy/weight_version"] == 1
     # Engine and trainer agree about the same tokens, before any update and after a sync of changed weights.
@@ -40,18 +46,7 @@ def test_two_rollout_workers_and_two_ranks_each_train(tiny_config: Callable[...,
     for name in ("curves.png", "recipe.yaml", "checkpoints/step_000002/actor/model.safetensors"):
         assert (run_dir / name).stat().st_size > 0
     assert (run_dir / "checkpoints/step_000002/actor/tokenizer.json").exists()
-
-
-def test_the_same_seed_gives_the_same_metrics(tiny_config: Callable[..., Config], write_data: Callable) -> None:
-    recorded = []
-    for name in ("first", "second"):
-        config = tiny_config(
-            trainer={"steps": 3, "checkpoint_every_steps": 0}, rollout={"num_workers": 2}, run={"name": name}
-        )
-        if name == "first":
-            write_data(config)
-        recorded.append(untimed(runs.train(config)))
-    assert recorded[0] == recorded[1]
+    assert untimed(again) == untimed(run_dir)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from pacore_rl.engine import weight_sync
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.weight_source import buckets
-from pacore_rl.engine.whereabouts import CONTROL, Whereabouts
+from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, locate
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 CPU = Device(kind="cpu", cpu_threads=1)
@@ -124,6 +124,7 @@ def learners(model_dir: Path, *, zero_stage: int, num_ranks: int) -> Iterator[li
         for rank in range(num_ranks)
     ]
     try:
+        ray.get([locate(handle) for handle in handles], timeout=300)  # started, as a run's learners are
         yield handles
     finally:
         for handle in handles:
