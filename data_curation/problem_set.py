@@ -32,9 +32,9 @@ class CurationPaths:
     root: Path
 
     @property
-    def work(self) -> Path:
+    def parts(self) -> Path:
         """Parts of unfinished and finished steps; may be removed once ``problems`` is there."""
-        return self.root / "work"
+        return self.root / "parts"
 
     @property
     def problems(self) -> Path:
@@ -83,7 +83,7 @@ def curate_problems(
     cheap, dear = tuple(_cheap_filters(config)), tuple(_dear_filters(config))
     paths = CurationPaths(root=curation.output_dir)
     step = read_step(
-        paths.work,
+        paths.parts,
         lambda: _read_all(config),
         settings=[_source_settings(curation), config.run.seed],
         records_per_part=curation.records_per_part,
@@ -93,12 +93,12 @@ def curate_problems(
     def one_at_a_time(filters: Iterable[tuple[Filter, object]], spread: Spread) -> None:
         for filter, settings in filters:
             number = len(steps) + 1
-            steps.append(filter_step(paths.work, steps[-1], number, filter, settings=settings, spread=spread))
+            steps.append(filter_step(paths.parts, steps[-1], number, filter, settings=settings, spread=spread))
 
     one_at_a_time(cheap, spread)
     exact, near = ExactDuplicates(), NearDuplicates(similarity=curation.rules.near_duplicate_similarity)
-    steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, exact, settings=None, survey=exact.survey))
-    steps.append(ordered_step(paths.work, steps[-1], len(steps) + 1, near, settings=near.similarity))
+    steps.append(ordered_step(paths.parts, steps[-1], len(steps) + 1, exact, settings=None, survey=exact.survey))
+    steps.append(ordered_step(paths.parts, steps[-1], len(steps) + 1, near, settings=near.similarity))
     one_at_a_time(dear, spread)
     one_at_a_time(further, one_by_one)
     return _finish(paths, steps)

@@ -1,8 +1,8 @@
 """The way from raw sources to ``problems.parquet``: steps over parts on disk, each resumable.
 
-    OUT/work/1_read/part-00000.parquet      candidates that go on
-    OUT/work/1_read/part-00000.drops.jsonl  what the step dropped of that part
-    OUT/work/1_read/step.json               the settings it was made with, and what went in
+    OUT/parts/1_read/part-00000.parquet      candidates that go on
+    OUT/parts/1_read/part-00000.drops.jsonl  what the step dropped of that part
+    OUT/parts/1_read/step.json               the settings it was made with, and what went in
 
 A part is there when its Parquet file is: it is written last, and renamed into place. A run that was killed does the
 missing parts; a step whose settings, or whose input, have changed is done anew with all that follow. No more than a

@@ -184,7 +184,7 @@ def _problems_of(paths: CurationPaths, sources: Sequence[str]) -> Path:
     if unknown:
         there = ", ".join(sorted({problem.source for problem in problems}))
         raise ValueError(f"no curated problem is of {', '.join(unknown)}; the sources are {there}.")
-    chosen = paths.work / "pool_problems.parquet"
+    chosen = paths.parts / "pool_problems.parquet"
     save_problems(chosen, [problem for problem in problems if problem.source in sources])
     return chosen
 

@@ -105,7 +105,7 @@ class Quickstart:
         phase(4, f"PPO on stage 1: {plan.stage1_steps} steps")
         self.train(stage1, train_pool, sets["held_out"], first_step=1, steps=plan.stage1_steps)
 
-        phase(5, "stage 2: messages of the stage-1 policy; keep problems whose synthesis is sometimes right")
+        phase(5, "stage 2: messages of the stage-1 policy; keep what is sometimes right")
         stage2_pool = self.fill("stage2", stage1, model=f"{self.config.run.name}-step-{plan.stage1_steps}")
         stage2 = self.filter_stage2(stage1, stage2_pool)
         if len(stage2) < self.config.ppo.problems_per_step:

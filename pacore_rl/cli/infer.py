@@ -8,36 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from pacore_rl.cli.endpoint_options import (
+    DeadlineSeconds,
+    EndOfReasoning,
+    Endpoints,
+    FirstTokenSeconds,
+    IdleSeconds,
+    KeyVariable,
+    MaxOpenCalls,
+    Quorum,
+    ReserveTokens,
+    Retries,
+    WindowTokens,
+    connection,
+    stragglers,
+)
 from pacore_rl.cli.guard import guard
 from pacore_rl.cli.options import Debug, existing, say_done
 
 if TYPE_CHECKING:
     from pacore_rl.inference.batch import BatchSummary
-
-Endpoints = Annotated[
-    list[str],
-    typer.Option("--endpoint", help="An OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; repeat for more."),
-]
-KeyVariable = Annotated[str, typer.Option(help="Environment variable that holds the endpoint's API key.")]
-ReserveTokens = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Room a prompt leaves for the answer; whole messages are dropped for it.",
-        show_default="--max-tokens, or a quarter of the window",
-    ),
-]
-EndOfReasoning = Annotated[str, typer.Option(help="What closes the model's reasoning.")]
-FirstTokenSeconds = Annotated[
-    float, typer.Option(min=1, help="Wait for an answer to begin, the server's queue included.")
-]
-IdleSeconds = Annotated[float, typer.Option(min=1, help="Wait between two pieces of an answer.")]
-MaxOpenCalls = Annotated[int, typer.Option(min=1, help="Calls open at a time, per endpoint.")]
-Retries = Annotated[int, typer.Option(min=0, help="Times a call that broke is made again.")]
-Quorum = Annotated[
-    float | None, typer.Option(help="Go on with this share of a round once --deadline-seconds are over.")
-]
-DeadlineSeconds = Annotated[float, typer.Option(min=0, help="See --quorum.")]
 
 
 def infer(
@@ -66,9 +56,7 @@ def infer(
     deadline_seconds: DeadlineSeconds = 0.0,
     end_of_reasoning: EndOfReasoning = "</think>",
     reserve_tokens: ReserveTokens = None,
-    window_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Context window.", show_default="what the endpoint says")
-    ] = None,
+    window_tokens: WindowTokens = None,
     api_key_variable: KeyVariable = "OPENAI_API_KEY",
     max_open_calls: MaxOpenCalls = 512,
     first_token_seconds: FirstTokenSeconds = 1_800.0,
@@ -88,36 +76,36 @@ def infer(
     with guard(debug=debug) as outputs:
         from pacore_rl.inference.batch import BatchOptions, answer_questions
         from pacore_rl.inference.questions import load_questions
-        from pacore_rl.inference.settings import ClientSettings, Endpoint, key_from_environment
         from pacore_rl.synthesis.levels import parse_configuration
-        from pacore_rl.synthesis.plan import RoundsPlan, Stragglers
+        from pacore_rl.synthesis.plan import RoundsPlan
 
-        stragglers = None if quorum is None else Stragglers(quorum=quorum, deadline_seconds=deadline_seconds)
         plan = RoundsPlan.of(
             parse_configuration(level),
             compaction=compaction,
             end_of_reasoning=end_of_reasoning,
             seed=seed,
-            stragglers=stragglers,
+            stragglers=stragglers(quorum, deadline_seconds),
         )
         loaded = load_questions(existing(questions, "QUESTIONS"))
         sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
         if max_tokens is not None:
             sampling["max_tokens"] = max_tokens
-        key = key_from_environment(api_key_variable)
+        endpoints, client = connection(
+            endpoint,
+            api_key_variable,
+            first_token_seconds=first_token_seconds,
+            idle_seconds=idle_seconds,
+            max_retries=retries,
+            max_open_calls=max_open_calls,
+        )
         options = BatchOptions(
-            endpoints=tuple(Endpoint.of(url, api_key=key) for url in endpoint),
+            endpoints=endpoints,
             model=model,
             plan=plan,
             sampling=sampling,
             reserve_tokens=reserve_tokens,
             window_tokens=window_tokens,
-            client=ClientSettings(
-                first_token_seconds=first_token_seconds,
-                idle_seconds=idle_seconds,
-                max_retries=retries,
-                max_open_calls=max_open_calls,
-            ),
+            client=client,
             keep_calls=keep_calls,
         )
         outputs.add(out)

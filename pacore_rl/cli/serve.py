@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from pacore_rl.cli.guard import guard
-from pacore_rl.cli.infer import (
+from pacore_rl.cli.endpoint_options import (
     DeadlineSeconds,
     EndOfReasoning,
     Endpoints,
@@ -22,8 +21,15 @@ from pacore_rl.cli.infer import (
     Quorum,
     ReserveTokens,
     Retries,
+    WindowTokens,
+    connection,
+    stragglers,
 )
+from pacore_rl.cli.guard import guard
 from pacore_rl.cli.options import Debug
+
+if TYPE_CHECKING:
+    from pacore_rl.inference.answering import Model
 
 
 def serve(
@@ -45,9 +51,7 @@ def serve(
     ] = "after_reasoning",
     end_of_reasoning: EndOfReasoning = "</think>",
     reserve_tokens: ReserveTokens = None,
-    window_tokens: Annotated[
-        int | None, typer.Option(min=2, help="Context window.", show_default="what the endpoint says")
-    ] = None,
+    window_tokens: WindowTokens = None,
     max_requests: Annotated[int, typer.Option(min=1, help="Requests at a time; more are answered 429.")] = 256,
     requests_per_minute: Annotated[
         float | None, typer.Option(min=0.01, help="Of each key.", show_default="no limit")
@@ -79,18 +83,16 @@ def serve(
         from pacore_rl.inference.server.app import ServerOptions
         from pacore_rl.inference.server.chat import ServedModel
         from pacore_rl.inference.server.limits import Limits
-        from pacore_rl.inference.settings import ClientSettings, Endpoint, key_from_environment
         from pacore_rl.synthesis.compaction import check_compaction
-        from pacore_rl.synthesis.plan import Stragglers
 
         check_compaction(compaction)
-        stragglers = None if quorum is None else Stragglers(quorum=quorum, deadline_seconds=deadline_seconds)
+        policy = stragglers(quorum, deadline_seconds)
         keys = run.read_keys(api_keys_file)
         run.check_address(host, keys)
         _check_port(host, port)
-        key = key_from_environment(api_key_variable)
-        endpoints = tuple(Endpoint.of(url, api_key=key) for url in endpoint)
-        settings = ClientSettings(
+        endpoints, client = connection(
+            endpoint,
+            api_key_variable,
             first_token_seconds=first_token_seconds,
             idle_seconds=idle_seconds,
             max_retries=retries,
@@ -98,18 +100,16 @@ def serve(
         )
         sampling: dict[str, Any] = {"temperature": temperature}
         found = run.find(
-            endpoints,
-            settings,
-            model,
-            options=sampling,
-            reserve_tokens=reserve_tokens,
-            window_tokens=window_tokens,
+            endpoints, client, model, options=sampling, reserve_tokens=reserve_tokens, window_tokens=window_tokens
         )
         options = ServerOptions(
             endpoints=endpoints,
-            client=settings,
+            client=client,
             served=ServedModel(
-                model=found, compaction=compaction, end_of_reasoning=end_of_reasoning, stragglers=stragglers
+                model=found,
+                compaction=compaction,
+                end_of_reasoning=end_of_reasoning,
+                stragglers=policy,
             ),
             keys=keys,
             limits=Limits(
@@ -121,14 +121,18 @@ def serve(
                 max_seconds=max_seconds,
             ),
         )
-        window = "of unknown size" if found.window_tokens is None else f"of {found.window_tokens:,} tokens"
-        Console(stderr=True).print(
-            f"Serving {found.name} (window {window}) at http://{host}:{port}/v1 as pacore-low, pacore-medium, "
-            f"pacore-high and pacore:K. Ctrl-C stops.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say_address(found, host, port)
         run.serve(options, host=host, port=port, grace_seconds=grace_seconds)
+
+
+def _say_address(found: Model, host: str, port: int) -> None:
+    window = "of unknown size" if found.window_tokens is None else f"of {found.window_tokens:,} tokens"
+    Console(stderr=True).print(
+        f"Serving {found.name} (window {window}) at http://{host}:{port}/v1 as pacore-low, pacore-medium, "
+        f"pacore-high and pacore:K. Ctrl-C stops.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _check_installed() -> None:

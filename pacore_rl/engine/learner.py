@@ -14,7 +14,8 @@ import ray
 
 from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config, LearnerConfig
-from pacore_rl.engine.learner_worker import LearnerWorker, Minibatch, Role, StepResult, learning_rate
+from pacore_rl.engine.learner_passes import Minibatch, Role, StepResult, learning_rate
+from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, locate

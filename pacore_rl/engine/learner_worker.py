@@ -6,15 +6,12 @@ ZeRO-3 each forward and backward pass gathers weights from all of them.
 
 from __future__ import annotations
 
-import math
 import os
-import resource
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,6 +24,7 @@ from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
+from pacore_rl.engine.learner_passes import Minibatch, Passes, Role, StepResult
 from pacore_rl.engine.learner_state import LearnerSnapshot, restore_snapshot, take_snapshot
 from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
@@ -35,40 +33,7 @@ from pacore_rl.engine.sequence_parallel import share_sequences
 from pacore_rl.engine.state_offload import Part
 from pacore_rl.engine.whereabouts import Whereabouts
 from pacore_rl.ppo.batch import MicroBatch
-from pacore_rl.ppo.losses import policy_loss, value_loss
 from pacore_rl.types import Float32
-
-Role = Literal["actor", "critic"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Minibatch:
-    """One optimizer step of one rank."""
-
-    micro_batches: tuple[MicroBatch, ...]
-    """As many on every rank."""
-    old: tuple[Float32, ...]
-    """Per micro-batch [a]: log-probs (actor) or values (critic) from before this iteration's updates."""
-    targets: tuple[Float32, ...]
-    """Per micro-batch [a]: advantages (actor) or returns (critic)."""
-    num_actions: int
-    """Action tokens of the whole mini-batch over all ranks: the denominator of the loss."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """What one rank's part of an optimizer step says."""
-
-    sums: Mapping[str, float]
-    """Sums over this rank's action tokens; they add up over ranks. ``loss`` is divided by the global count already."""
-    ratio_max: float
-    """Largest probability ratio (actor); 0 for the critic."""
-    grad_norm: float
-    """Global gradient norm before clipping; the same on every rank."""
-    memory_gib: float
-    """Largest that this rank's process has held: of its GPU's memory, or of main memory where it has none."""
-    skipped: bool = False
-    """Whether the gradient was no number, and the step left out: then everything above is 0."""
 
 
 class LearnerWorker:
@@ -128,31 +93,28 @@ class LearnerWorker:
             dtype,
             hidden_size=model.config.get_text_config().hidden_size,
         )
+        self.passes = Passes(
+            self.engine, role=self.role, rank=self.rank, config=self.config, torch_device=self.torch_device
+        )
 
     def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Float32, Float32]]:
         """Log-probs and entropies [a] of each micro-batch's actions under the current weights."""
         return [
             (log_probs.cpu().numpy(), entropies.cpu().numpy())
-            for log_probs, entropies in self._forward_all(micro_batches)
+            for log_probs, entropies in self.passes.forward(micro_batches)
         ]
 
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Float32]:
         """Values [a] of each micro-batch's states under the current weights."""
-        return [values.cpu().numpy() for values in self._forward_all(micro_batches)]
+        return [values.cpu().numpy() for values in self.passes.forward(micro_batches)]
 
     def update(self, minibatches: Sequence[Minibatch], *, step: int) -> list[StepResult]:
         """One optimizer step for each mini-batch, at the learning rate of iteration ``step`` (counted from 1).
 
         Raises:
-            FloatingPointError: a loss or gradient that is not finite, and ``surviving.on_nonfinite`` is stop; either
-                way the weights are left as they were before that mini-batch.
+            FloatingPointError: as ``Passes.update``.
         """
-        rate = learning_rate(self.settings, step)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
-        self.engine.train()
-        losses = self._policy_losses if self.role == "actor" else self._value_losses
-        return [self._optimizer_step(minibatch, losses, step) for minibatch in minibatches]
+        return self.passes.update(minibatches, step=step)
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, from rank 0; the other ranks supply their shards."""
@@ -265,101 +227,6 @@ class LearnerWorker:
             timeout=self._timeout,
         )
         join_deepspeed(self.device)
-
-    def _inputs(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """A micro-batch as arguments of the module's forward."""
-        arrays = {
-            "input_ids": micro.token_ids[None],
-            "position_ids": micro.position_ids[None],
-            "action_index": micro.action_index,
-        }
-        if micro.sequence_position_ids is not None:
-            arrays["sequence_position_ids"] = micro.sequence_position_ids[None]
-        if self.role == "actor":
-            arrays["labels"] = micro.labels
-        return {name: torch.from_numpy(array).long().to(self.torch_device) for name, array in arrays.items()}
-
-    def _forward_all(self, micro_batches: Sequence[MicroBatch]) -> list[Any]:
-        self.engine.eval()
-        with torch.no_grad():
-            return [self.engine(**self._inputs(micro)) for micro in micro_batches]
-
-    def _optimizer_step(
-        self, minibatch: Minibatch, losses: Callable[[Minibatch, int], _Losses], step: int
-    ) -> StepResult:
-        """Accumulate the mini-batch's gradient over its micro-batches, then step."""
-        totals: dict[str, float] = {}
-        ratio_max = 0.0
-        skips = self.config.surviving.on_nonfinite == "skip"
-        last = len(minibatch.micro_batches) - 1
-        for i in range(last + 1):
-            self.engine.set_gradient_accumulation_boundary(i == last)
-            result = losses(minibatch, i)
-            loss = float(result.loss.detach())
-            if not math.isfinite(loss) and not skips:
-                raise FloatingPointError(
-                    f"{self.role} rank {self.rank}: the loss of step {step} is {loss}; lower the learning rate, or "
-                    "look for corrupt log-probs or rewards in this step's batch."
-                )
-            # DeepSpeed averages gradients over all ranks; the loss is a sum over them.
-            self.engine.backward(result.loss * self.settings.num_ranks)
-            for name, value in (result.sums | {"loss": result.loss.detach()}).items():
-                totals[name] = totals.get(name, 0.0) + float(value)
-            ratio_max = max(ratio_max, float(result.ratio_max))
-        self.engine.step()
-        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
-        if self.engine.optimizer.overflow or not math.isfinite(grad_norm):
-            # DeepSpeed has dropped the gradient, on all ranks alike: the norm is of the whole model.
-            if not skips:
-                raise FloatingPointError(
-                    f"{self.role} rank {self.rank}: the gradient of step {step} is no number. Lower the "
-                    "learning rate and go on with --resume auto; surviving.on_nonfinite=skip leaves such steps out."
-                )
-            nothing = dict.fromkeys(totals, 0.0)
-            return StepResult(sums=nothing, ratio_max=0.0, grad_norm=0.0, memory_gib=self._memory_gib(), skipped=True)
-        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, memory_gib=self._memory_gib())
-
-    def _memory_gib(self) -> float:
-        if self.device.kind == "cuda":
-            return torch.cuda.max_memory_allocated(self.torch_device) / 1024**3
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux counts it in KiB
-
-    def _policy_losses(self, minibatch: Minibatch, i: int) -> _Losses:
-        log_probs, entropies = self.engine(**self._inputs(minibatch.micro_batches[i]))
-        result = policy_loss(
-            log_probs,
-            torch.from_numpy(minibatch.old[i]).to(self.torch_device),
-            torch.from_numpy(minibatch.targets[i]).to(self.torch_device),
-            clip_range=self.config.ppo.clip_range,
-            num_actions=minibatch.num_actions,
-        )
-        sums = {"clipped": result.clipped, "kl": result.kl, "ratio": result.ratio, "entropy": entropies.sum()}
-        return _Losses(loss=result.loss, sums=sums, ratio_max=float(result.ratio_max))
-
-    def _value_losses(self, minibatch: Minibatch, i: int) -> _Losses:
-        values = self.engine(**self._inputs(minibatch.micro_batches[i]))
-        result = value_loss(
-            values,
-            torch.from_numpy(minibatch.old[i]).to(self.torch_device),
-            torch.from_numpy(minibatch.targets[i]).to(self.torch_device),
-            clip_range=self.config.ppo.value_clip_range,
-            num_actions=minibatch.num_actions,
-        )
-        return _Losses(loss=result.loss, sums={"clipped": result.clipped}, ratio_max=0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Losses:
-    """One micro-batch's loss and metric sums, actor's or critic's."""
-
-    loss: Tensor
-    sums: dict[str, Tensor]
-    ratio_max: float
-
-
-def learning_rate(settings: LearnerConfig, step: int) -> float:
-    """The rate of iteration ``step`` (from 1): linear warm-up over ``warmup_steps`` iterations, constant afterwards."""
-    return settings.learning_rate * min(1.0, step / max(settings.warmup_steps, 1))
 
 
 def _gathered(parameters: Sequence[Tensor], zero_stage: int) -> Any:

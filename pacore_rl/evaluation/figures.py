@@ -26,6 +26,8 @@ from pacore_rl.problems import write_atomically
 BLUE, VERMILION, GREY, INK = "#0072B2", "#D55E00", "#8A8F98", "#22262B"
 DOTS_PER_INCH = 160
 SCALING_TITLE = "Accuracy against test-time compute: PaCoRe and self-consistency"
+ROOM_FOR_NAMES = 1.8
+"""On the logarithmic axis, right of the last point: as a multiple of its tokens."""
 HALO: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]
 CONTROL_LABELS = {
     "message_accuracy": "message accuracy",
@@ -127,6 +129,7 @@ def _scaling_panel(axis: Axes, result: ConfigurationsResult) -> None:
         _name_run(axis, run)
     axis.set_xscale("log")
     axis.margins(x=0.1)
+    axis.set_xlim(right=ROOM_FOR_NAMES * max(run.ttc_tokens.mean for run in runs))
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -134,12 +137,12 @@ def _scaling_panel(axis: Axes, result: ConfigurationsResult) -> None:
 
 
 def _name_run(axis: Axes, run: ConfigurationResult) -> None:
-    """Write the K vector at its point, clear of the line: one round above on the left, more below on the right."""
+    """Write the K vector beside its point, clear of other points' bars: one round on the right, more on the left."""
     single = len(run.configuration) == 1
     text = axis.annotate(
-        configuration_name(run.configuration), (run.ttc_tokens.mean, run.accuracy.high if single else run.accuracy.low),
-        xytext=(2, 3) if single else (3, -3), textcoords="offset points", ha="right" if single else "left",
-        va="bottom" if single else "top", fontsize=9, color=BLUE, fontweight="bold", zorder=5,
+        configuration_name(run.configuration), (run.ttc_tokens.mean, run.accuracy.mean),
+        xytext=(6, 4) if single else (-6, 4), textcoords="offset points", ha="left" if single else "right",
+        va="bottom", fontsize=9, color=BLUE, fontweight="bold", zorder=5,
     )  # fmt: skip
     text.set_path_effects(HALO)
 

@@ -38,7 +38,7 @@ class RolePlan:
     trainable: int
     parts: tuple[Part, ...]
     loading: Part | None = None
-    """Learners on GPUs: everything that a rank holds while it starts."""
+    """Everything that a rank holds while it starts, where that can be more than at work."""
     asleep: int = 0
     """Bytes that a process moves to its host's memory while others use its GPU."""
     cache_tokens: int = 0
@@ -48,9 +48,8 @@ class RolePlan:
 
     @property
     def gpu(self) -> int:
-        """Bytes at the peak: at work, or while it loads."""
-        at_work = sum(part.gpu for part in self.parts)
-        return at_work if self.loading is None else max(at_work, self.loading.gpu)
+        """Bytes at the peak."""
+        return sum(part.gpu for part in self.parts)
 
     @property
     def host(self) -> int:
@@ -97,19 +96,20 @@ def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workloa
     )
 
 
-def _loading(learner: LearnerConfig, shape: ModelShape, parameters: int, *, itemsize: int) -> Part:
-    """A rank at its start. The file of weights is mapped into memory: all ranks of a host share its pages, and the
-    kernel may drop them, so that they are not counted. Only experts, a tensor each in the file, are copied into one.
-    Under ZeRO-3 weight after weight goes to the GPU and is cut up there, else the whole model does. [code]
+def _loading(learner: LearnerConfig, shape: ModelShape, parameters: int, *, itemsize: int) -> Part | None:
+    """What a rank's start costs beyond its work: nothing, but for experts.
+
+    The file of weights is mapped into memory, where all ranks of a host share its pages and the kernel may drop them;
+    under ZeRO-3 weight after weight goes to the GPU and is cut up there. Experts, a tensor each in the file, are copied
+    into one in the memory of every rank. [code]
     """
-    held = f.weights(parameters, itemsize=itemsize, zero_stage=learner.zero_stage, ranks=learner.num_ranks)
-    on_gpu, on_host = (0, held) if learner.offload_parameters else (held, 0)
-    stacked = itemsize * parameters if shape.num_experts else 0
+    if not shape.num_experts:
+        return None
+    kept = f.weights(parameters, itemsize=itemsize, zero_stage=learner.zero_stage, ranks=learner.num_ranks)
     return Part(
         name="loading",
-        gpu=f.GPU_RUNTIME + on_gpu,
-        host=f.GPU_PROCESS_HOST + on_host + stacked,
-        how="before the above: runtime, weights" + (", experts being stacked" if stacked else ""),
+        host=f.GPU_PROCESS_HOST + itemsize * parameters + (kept if learner.offload_parameters else 0),
+        how=f"before the above: experts being stacked ({count_words(parameters)} x {itemsize} B)",
     )
 
 

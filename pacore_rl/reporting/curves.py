@@ -30,6 +30,8 @@ _PALETTE = (
 )
 _INK, _FAINT = "#22303c", "#d9dee3"
 _COLUMNS = 3
+_LEGEND_ROOM = 1.4
+"""Height of a stacked panel as a multiple of its stack: the legend lies over the stack, not on it."""
 _SMOOTH_FROM = 20
 """From this many points on, a running mean is drawn over the points."""
 
@@ -64,7 +66,12 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, float]]) -> None
         for (key, label), colour in zip(panel.lines.items(), _PALETTE, strict=False):
             _draw_line(axes, *_points(rows, key, positive=panel.logarithmic), label=label, colour=colour)
     if len(axes.get_legend_handles_labels()[0]) > 1:
-        axes.legend(fontsize=8, labelcolor=_INK, frameon=True, framealpha=0.75, edgecolor="none")
+        columns, place = (4, "upper center") if panel.stacked else (1, "best")
+        axes.legend(
+            fontsize=8, labelcolor=_INK, framealpha=0.75, edgecolor="none", ncols=columns, loc=place, columnspacing=1.0
+        )
+    if panel.unit == "count":
+        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
 
 
 def _dress(axes: Axes, panel: Panel) -> None:
@@ -109,7 +116,7 @@ def _draw_stack(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, float]]) -
     present = {key: label for key, label in panel.lines.items() if any(key in row for row in measured)}
     layers = [[row.get(key, 0.0) for row in measured] for key in present]
     axes.stackplot(steps, *layers, labels=list(present.values()), colors=_PALETTE[: len(present)], alpha=0.85)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, _LEGEND_ROOM * max(map(sum, zip(*layers, strict=True))))
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:

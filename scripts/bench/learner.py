@@ -29,7 +29,8 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from pacore_rl.config import Config
-from pacore_rl.engine.learner_worker import LearnerWorker, Minibatch
+from pacore_rl.engine.learner_passes import Minibatch
+from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.models import PolicyModule, load_policy
 from pacore_rl.engine.placement import Device
 from pacore_rl.ppo.batch import MicroBatch, gather_flat, pack

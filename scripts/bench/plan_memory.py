@@ -102,7 +102,8 @@ def measure(role: str, config: Config) -> None:
     """In the child: a learner's work of two steps, and its peak."""
     import deepspeed  # noqa: F401  (part of what is resident before a model is)
 
-    from pacore_rl.engine.learner_worker import LearnerWorker, Minibatch
+    from pacore_rl.engine.learner_passes import Minibatch
+    from pacore_rl.engine.learner_worker import LearnerWorker
     from pacore_rl.engine.placement import Device
     from pacore_rl.ppo.batch import pack, split_rows
 

@@ -81,7 +81,7 @@ def test_problems_go_through_the_judge_and_the_checks_of_code(tmp_path: Path) ->
     assert (funnel.num_read, funnel.num_kept, dict(funnel.dropped["judge"])) == (3, 2, {"maths": 1})
     # The server is gone. What was found is remembered, even where the parts of the steps are not.
     before = paths.problems.read_bytes()
-    shutil.rmtree(paths.work)
+    shutil.rmtree(paths.parts)
     curate_problems(config, further=model_filters(config))
     assert paths.problems.read_bytes() == before
     other = config_of(tmp_path, "http://127.0.0.1:9/v1").model_copy(

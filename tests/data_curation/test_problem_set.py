@@ -65,15 +65,15 @@ def written(folder: Path) -> dict[str, int]:
 
 
 def test_what_is_there_is_not_done_again(recipe: Callable[..., Config], tmp_path: Path) -> None:
-    work = tmp_path / "out" / "work"
+    parts = tmp_path / "out" / "parts"
     first = curate_problems(recipe())
-    before = written(work)
+    before = written(parts)
     assert curate_problems(recipe()) == first
-    assert written(work) == before
+    assert written(parts) == before
 
 
 def test_an_interrupted_run_does_the_missing_part_only(recipe: Callable[..., Config], tmp_path: Path) -> None:
-    work = tmp_path / "out" / "work"
+    parts = tmp_path / "out" / "parts"
 
     def stops(job: Callable[[Path, Path], int], jobs: Sequence[tuple[Path, Path]]) -> Iterator[int]:
         for number, (source, target) in enumerate(jobs):
@@ -83,10 +83,10 @@ def test_an_interrupted_run_does_the_missing_part_only(recipe: Callable[..., Con
 
     with pytest.raises(KeyboardInterrupt):
         curate_problems(recipe(), spread=stops)
-    before = written(work)
+    before = written(parts)
     assert "2_rules/part-00000.parquet" in before and "2_rules/part-00001.parquet" not in before
     resumed = curate_problems(recipe())
-    assert before.items() <= written(work).items()
+    assert before.items() <= written(parts).items()
     other = recipe(output_dir=tmp_path / "fresh")
     assert curate_problems(other) == resumed
     assert (tmp_path / "out/rejects.jsonl").read_bytes() == (tmp_path / "fresh/rejects.jsonl").read_bytes()
@@ -96,9 +96,9 @@ def test_a_changed_rule_redoes_what_follows_and_not_what_comes_before(
     recipe: Callable[..., Config], tmp_path: Path
 ) -> None:
     curate_problems(recipe())
-    before = written(tmp_path / "out" / "work")
+    before = written(tmp_path / "out" / "parts")
     funnel = curate_problems(recipe(rules={"off": ["image_or_link"]}))
-    after = written(tmp_path / "out" / "work")
+    after = written(tmp_path / "out" / "parts")
     assert "image_or_link" not in funnel.dropped and funnel.kept["raw"] == 3
     assert before["1_read/part-00000.parquet"] == after["1_read/part-00000.parquet"]
     assert before["2_rules/part-00000.parquet"] != after["2_rules/part-00000.parquet"]
@@ -121,7 +121,7 @@ def test_further_filters_come_last(recipe: Callable[..., Config], tmp_path: Path
 
 def test_what_goes_on_survives_the_way_through_the_disk(recipe: Callable[..., Config], tmp_path: Path) -> None:
     curate_problems(recipe())
-    first = read_candidates(tmp_path / "out/work/1_read/part-00000.parquet")[0]
+    first = read_candidates(tmp_path / "out/parts/1_read/part-00000.parquet")[0]
     assert (first.statement, first.licence, first.year, first.solutions) == (STATEMENTS[0], "MIT", None, ())
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from pacore_rl.config import Config
-from pacore_rl.engine.learner_worker import Role
+from pacore_rl.engine.learner_passes import Role
 from pacore_rl.ppo.advantages import normalize_advantages
 
 TINY_BASE = Path(__file__).resolve().parents[2] / "recipes" / "tiny_base"

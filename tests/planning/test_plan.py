@@ -12,7 +12,7 @@ import pytest
 
 from pacore_rl.config import Config
 from pacore_rl.planning.command import plan_recipe, read_size
-from pacore_rl.planning.formulas import GIB, GPU_PROCESS_HOST, GPU_RUNTIME
+from pacore_rl.planning.formulas import GIB, GPU_PROCESS_HOST
 from pacore_rl.planning.plan import Hardware, make_plan
 from pacore_rl.planning.search import changed, mend
 from pacore_rl.planning.workload import Workload, assumed_workload, packed
@@ -122,8 +122,7 @@ def test_colocated_roles_share_their_gpus() -> None:
     asleep = sum(role.asleep for role in plan.roles)
     assert asleep == actor.asleep + critic.asleep, "a sleeping engine drops its weights"
     at_work = sum(role.host_at_work for role in plan.roles)
-    loading = sum(role.loading.host for role in (actor, critic) if role.loading) + engine.host
-    assert plan.host_peak == 8 * max(at_work + asleep, loading) > there.host_peak
+    assert plan.host_peak == 8 * (at_work + asleep) > there.host_peak
 
 
 def test_colocated_sizes_must_be_equal() -> None:
@@ -149,15 +148,13 @@ def test_hosts_hold_whole_engines_only() -> None:
     assert [str(shortfall) for shortfall in plan.shortfalls] == [told] and plan.num_hosts == 3
 
 
-def test_while_it_loads_a_model_is_whole_on_no_gpu_and_its_stacked_experts_are_on_every_host() -> None:
-    """16 shards of a 30B model are small, the model is not: 2 bytes of each parameter."""
+def test_only_experts_cost_a_start_more_than_the_work() -> None:
+    """16 shards of a 30B model are small, the copies of its experts on the host are not: 2 bytes of each parameter."""
     plan = make_plan(recipe("rlvr_30b_a3b"), Hardware(gpu_memory=EIGHTY))
     actor = plan.roles[0]
-    whole = 2 * plan.shape.policy_parameters
-    assert actor.loading is not None and actor.loading.gpu == GPU_RUNTIME + whole // 16
-    assert actor.host == actor.loading.host == GPU_PROCESS_HOST + whole
-    dense = make_plan(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY)).roles[0]
-    assert dense.loading is not None and dense.loading.host == GPU_PROCESS_HOST
+    assert actor.loading is not None
+    assert actor.host == actor.loading.host == GPU_PROCESS_HOST + 2 * plan.shape.policy_parameters
+    assert make_plan(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY)).roles[0].loading is None
 
 
 def test_a_window_beyond_the_positions_of_the_model() -> None:

@@ -1,0 +1,205 @@
+"""What ``faults.py`` breaks: a training run with its launcher, and the ways to break it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from pacore_rl.checkpoints.manifest import step_folders
+from pacore_rl.config import Config
+from pacore_rl.recipes import resolved_yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECOVER_SECONDS = 900.0
+"""A run that makes no step for so long after a fault has not survived it."""
+QUIET_SECONDS = 480.0
+"""A controller that neither starts nor steps for so long is taken for hung, as a launcher's watchdog would."""
+SMALL_FILE_BYTES = 500_000
+"""Less than the weights of one learner, more than its log."""
+
+
+class Run:
+    """The run under test, and its launcher."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config = config
+        self.recipe = folder / "recipe.yaml"
+        self.recipe.write_text(resolved_yaml(config))
+        self.log = folder / "log.txt"
+        self.num_launches = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        self.num_launches += 1
+        command = [sys.executable, "-m", "pacore_rl", "train", str(self.recipe), "--resume", "auto"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=REPOSITORY)
+
+    @property
+    def controller(self) -> psutil.Process:
+        assert self.process is not None
+        return psutil.Process(self.process.pid)
+
+    def steps(self) -> int:
+        """The last finished step."""
+        path = self.config.run_dir / "metrics.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+
+    def find(self, *words: str) -> list[psutil.Process]:
+        """Processes of the run whose command line holds one of the words; Ray names a worker after what it does."""
+        found: list[psutil.Process] = []
+        for child in self.controller.children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if any(word in " ".join(child.cmdline()) for word in words):
+                    found.append(child)
+        return found
+
+    def end(self) -> None:
+        """Kill the controller; what Ray started goes with it, or after it."""
+        if self.process is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            workers = self.controller.children(recursive=True)
+            self.process.kill()
+            self.process.wait()
+            gone = psutil.wait_procs(workers, timeout=20)[1]
+            for left in gone:  # stopped ones do not hear that their parent is gone
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+
+    def wait_past(self, step: int, limit_seconds: float) -> bool:
+        """Launch again whatever ends early, until a step after ``step`` has ended."""
+        deadline = time.monotonic() + limit_seconds
+        seen, quiet_since = self.steps(), time.monotonic()
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if (now := self.steps()) > step:
+                return True
+            if now != seen:
+                seen, quiet_since = now, time.monotonic()
+            if self.process.poll() is not None:
+                self.launch()
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > QUIET_SECONDS:
+                self.end()
+                self.launch()
+                quiet_since = time.monotonic()
+            time.sleep(0.1)
+        return False
+
+
+class NotAsPromised(Exception):
+    """The run did something else than the documentation says."""
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise NotAsPromised(otherwise)
+
+
+Strike = Callable[[Run, random.Random], None]
+
+
+def signal_one(words: Sequence[str], number: signal.Signals) -> Strike:
+    def strike(run: Run, rng: random.Random) -> None:
+        deadline = time.monotonic() + 60
+        while not (found := run.find(*words)):  # a reward worker is there only once something was scored
+            expect(time.monotonic() < deadline, f"no process of {words}")
+            time.sleep(0.05)
+        rng.choice(found).send_signal(number)
+
+    return strike
+
+
+def kill_controller(run: Run, _rng: random.Random) -> None:
+    run.end()
+
+
+def stop_controller(run: Run, _rng: random.Random) -> None:
+    run.controller.send_signal(signal.SIGSTOP)
+    time.sleep(2)  # the launcher's watchdog; QUIET_SECONDS would only take longer
+    run.end()
+
+
+def terminate_controller(run: Run, _rng: random.Random) -> None:
+    """A scheduler's polite word: the command must save, and end with 75."""
+    assert run.process is not None
+    run.process.terminate()
+    code = run.process.wait(timeout=RECOVER_SECONDS)
+    expect(code == 75, f"SIGTERM ended the command with {code}, not with 75")
+
+
+def tear_checkpoint(run: Run, rng: random.Random) -> None:
+    run.end()
+    latest = step_folders(run.config.run_dir / "checkpoints")[0]
+    file = rng.choice(sorted(path for path in latest.rglob("*.safetensors")))
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def fill_disk_of_learners(run: Run, _rng: random.Random) -> None:
+    """No learner can write a larger file any more: checkpoints are skipped, until there is room again."""
+    learners = run.find("LearnerWorker")
+    for learner in learners:
+        learner.rlimit(psutil.RLIMIT_FSIZE, (SMALL_FILE_BYTES, resource.RLIM_INFINITY))
+    said = run.log.stat().st_size
+    run.wait_past(run.steps() + 1, RECOVER_SECONDS)
+    expect(b"a checkpoint was left out" in run.log.read_bytes()[said:], "a full disk went unnoticed")
+    for learner in learners:
+        learner.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def fill_disk_of_controller(run: Run, _rng: random.Random) -> None:
+    """metrics.jsonl cannot grow: the command ends, for no line may be lost; later there is room again."""
+    assert run.process is not None
+    size = (run.config.run_dir / "metrics.jsonl").stat().st_size
+    run.controller.rlimit(psutil.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+    code = run.process.wait(timeout=RECOVER_SECONDS)
+    expect(code == 2, f"a full disk ended the command with {code}, not with 2")
+
+
+def corrupt_pool(run: Run, rng: random.Random) -> None:
+    """The command must refuse the pool by name; then it is put back."""
+    run.end()
+    pool = run.config.data.pool
+    assert pool is not None
+    kept = pool.with_suffix(".kept")
+    shutil.copy(pool, kept)
+    content = bytearray(pool.read_bytes())
+    position = rng.randrange(len(content) // 4, len(content) // 2)
+    content[position] ^= 0x15
+    pool.write_bytes(content)
+    run.launch()
+    assert run.process is not None
+    code = run.process.wait(timeout=RECOVER_SECONDS)
+    os.replace(kept, pool)
+    expect(code == 2 and str(pool) in run.log.read_text(), f"a corrupt pool ended the command with {code}")
+
+
+FAULTS: dict[str, Strike] = {
+    "engine killed": signal_one(["RolloutWorker"], signal.SIGKILL),
+    "engine stopped": signal_one(["RolloutWorker"], signal.SIGSTOP),
+    "learner killed": signal_one(["LearnerWorker"], signal.SIGKILL),
+    "learner stopped": signal_one(["LearnerWorker"], signal.SIGSTOP),
+    "reward worker killed": signal_one(["function_process"], signal.SIGKILL),
+    "reward worker stopped": signal_one(["function_process"], signal.SIGSTOP),
+    "controller killed": kill_controller,
+    "controller stopped": stop_controller,
+    "controller terminated": terminate_controller,
+    "checkpoint torn": tear_checkpoint,
+    "disk full, learners": fill_disk_of_learners,
+    "disk full, controller": fill_disk_of_controller,
+    "pool corrupted": corrupt_pool,
+}
