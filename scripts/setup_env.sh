@@ -19,6 +19,8 @@ venv=$(realpath -m "${PACORE_VENV:-$root/.venv}")
 log=$venv/pacore-install.log
 need_dev=${1:-}
 
+# The import check leaves the bytecode of the stack behind, for whoever starts processes where none may be written.
+unset PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_REQUIRE_VIRTUALENV=1 PYTHONNOUSERSITE=1
 
 # shellcheck source=scripts/setup_checks.sh

@@ -8,6 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# Container images set this; every one of a run's processes would then compile vLLM and torch anew at its start.
+unset PYTHONDONTWRITEBYTECODE
 export PACORE_LOCK=${PACORE_LOCK:-cpu}
 bash scripts/setup_env.sh dev
 venv=$(realpath -m "${PACORE_VENV:-.venv}")
