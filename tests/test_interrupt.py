@@ -31,7 +31,7 @@ PHASES = {
 """Name to the command that is interrupted in it."""
 
 
-IN_EVERY_RUN = ("training",)
+IN_EVERY_RUN = ("starting", "training")
 
 
 @pytest.mark.parametrize(

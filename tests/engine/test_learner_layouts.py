@@ -99,7 +99,7 @@ def config_of(model: Path, dtype: str = "float32", **settings: Any) -> Config:
     )
 
 
-@pytest.mark.parametrize("role", ["actor", pytest.param("critic", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("role", ["actor", "critic"])
 def test_every_layout_comes_to_the_same(
     context: ForkServerContext, two_layers: Path, tmp_path: Path, role: Role
 ) -> None:

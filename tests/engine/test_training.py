@@ -22,7 +22,7 @@ def untimed(run_dir: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_two_rollout_workers_and_two_actor_ranks_train_and_the_same_seed_gives_the_same_metrics(
+def test_two_rollout_workers_and_two_ranks_each_train_and_the_same_seed_gives_the_same_metrics(
     tiny_config: Callable[..., Config], write_data: Callable
 ) -> None:
     configs = [
@@ -31,6 +31,7 @@ def test_two_rollout_workers_and_two_actor_ranks_train_and_the_same_seed_gives_t
             trainer={"steps": 2, "checkpoint_every_steps": 0},
             rollout={"num_workers": 2},
             actor={"num_ranks": 2, "zero_stage": 3},
+            critic={"num_ranks": 2, "zero_stage": 2},
         )
         for name in ("first", "second")
     ]

@@ -157,7 +157,7 @@ def check_log_probs(trajectories: list[Trajectory], model: torch.nn.Module) -> N
         np.testing.assert_allclose(trajectory.logprobs, expected.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize(("zero_stage", "num_ranks"), [pytest.param(1, 1, marks=pytest.mark.slow), (3, 2)])
+@pytest.mark.parametrize(("zero_stage", "num_ranks"), [(1, 1), (3, 2)])
 def test_same_weights_change_nothing_and_others_arrive_everywhere(
     group: RolloutGroup, tiny_model_dir: Path, zero_stage: int, num_ranks: int
 ) -> None:
