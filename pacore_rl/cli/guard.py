@@ -22,8 +22,8 @@ from rich.text import Text
 from pacore_rl.failures import RunStopped
 from pacore_rl.termination import Terminated, TerminatedSaved
 
-MENDABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EADDRINUSE, errno.EDQUOT, errno.EROFS})
-"""A full disk, a port in use, an exhausted quota, a read-only disk."""
+MENDABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EADDRINUSE, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""A full disk, a port in use, an exhausted quota, a limit of a file's size, a read-only disk."""
 _MENDABLE = (
     ValueError,
     FileNotFoundError,

@@ -33,11 +33,21 @@ class LineFile:
         self._file = path.open("ab", buffering=0)
 
     def append(self, *records: Mapping[str, Any]) -> None:
-        """Write the records, after what is there. Raises ``ValueError`` for NaN and infinities."""
+        """Write the records, after what is there.
+
+        Raises:
+            ValueError: NaN and infinities.
+            OSError: the disk is full, or a limit of the file's size is reached; names the file.
+        """
         lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) for record in records]
         # A lone surrogate, which a tokenizer may leave, has no UTF-8: it is written as a question mark.
         whole = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
-        written = self._file.write(whole)
+        try:
+            written = self._file.write(whole)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{error.strerror}; mend it, then go on with --resume auto", self._file.name
+            ) from error
         if written != len(whole):
             raise OSError(
                 errno.ENOSPC,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pacore_rl.cli.guard import MENDABLE_ERRNOS
 from pacore_rl.reporting import JsonlSink, read_metrics
 from pacore_rl.reporting.jsonl import cut_back, length
 
@@ -95,16 +96,18 @@ def test_lines_past_a_checkpoint_are_cut_and_missing_ones_are_noticed(tmp_path: 
         cut_back(path, 10_000)
 
 
-def test_a_line_that_finds_no_room_is_an_error_and_not_a_shorter_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [10, 0])
+def test_a_line_that_finds_no_room_is_an_error_and_not_a_shorter_line(tmp_path: Path, room: int) -> None:
     """A limit on the size of files stands for a full disk: the system writes what fits, then says no."""
     path = tmp_path / "metrics.jsonl"
     sink = JsonlSink(path)
     sink.log(1, {"a": 1.0})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (length(path) + 10, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length(path) + room, hard))
     try:
-        with pytest.raises(OSError, match="--resume auto"):
+        with pytest.raises(OSError, match="--resume auto") as raised:
             sink.log(2, {"a": 2.0})
+        assert raised.value.filename == str(path) and raised.value.errno in MENDABLE_ERRNOS
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         sink.close()
