@@ -5,7 +5,8 @@
 The run is the quickstart's recipe, made small, with a checkpoint every step and a reward function in processes of its
 own. This script is the launcher: it starts `pacore-rl train --resume auto`, breaks something once a step has ended and
 a random time has passed, and starts the command again whenever it ends early, as Slurm or Kubernetes would. A
-controller that says nothing for a while it kills first. After each fault the run must get past the step it was in.
+controller that says nothing for a while it kills first. After each fault the run must end the step it was in, which
+may have been over but for its line, and the one after.
 
 In the end every step must be in metrics.jsonl exactly once, each with all its responses, none of them twice and none
 left unscored. Prints a line for each fault; the last line is JSON. Linux only.
@@ -64,7 +65,7 @@ class Outcome:
     steps_lost: int
     """Finished steps that had to be made again."""
     seconds: float
-    """Until a step ended that had not when it struck."""
+    """Until the step after the one that it struck had ended."""
     launches: int
     """Of the command, beside the first."""
 
@@ -78,7 +79,7 @@ def break_it(run: Run, fault: str, rng: random.Random) -> Outcome:
     survived = True
     try:
         FAULTS[fault](run, rng)
-        survived = run.wait_past(max(step, 1), RECOVER_SECONDS)
+        survived = run.wait_past(max(step, 1) + 1, RECOVER_SECONDS)
     except (NotAsPromised, subprocess.TimeoutExpired) as error:
         print(f"  {fault}: {error}", flush=True)
         survived = False
