@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=REPOSITORY / "recipes" / "quickstart.yaml")
     parser.add_argument("--keep", type=Path, default=None, help="a folder for the run, which then stays")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     seed = random.randrange(2**31) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     rng = random.Random(seed)

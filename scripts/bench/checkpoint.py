@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/quickstart.yaml"))
     parser.add_argument("--rounds", type=int, default=6, help="checkpoints measured, after the warm-up")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     num_steps = WARM_UP_STEPS + PERIOD * options.rounds
     with tempfile.TemporaryDirectory() as folder:
         config = bench_config(

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/quickstart.yaml"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--worker", choices=ROLES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.worker:
         return measure(options.worker, load_config(options.recipe, options.overrides))
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,11 @@
 
     python scripts/bench/rollout.py [RECIPE] [--rounds 5] [KEY=VALUE ...]
 
-Both sides have engines of the same settings (as many as ``rollout.num_workers``), get the same step of requests
-(chain sums, as the quickstart draws them) and take turns; directly means ``LLMEngine`` alone in a process, each request
-once with n = G, no text decoded. Both must give the same tokens. The last line compares medians. Target: at least 0.95.
+Both sides use the same engines (as many as ``rollout.num_workers``), get the same step of requests (chain sums, as the
+quickstart draws them) and take turns; directly means ``LLMEngine`` stepped in the worker's process with nothing of ours
+around it, each request once with n = G, no text decoded. On CPUs, where every sum has one order, both must give the
+same tokens. Colocated learners give their memory up before a sync, which counts. The last line compares medians.
+Target: at least 0.95.
 """
 
 from __future__ import annotations
@@ -19,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from data_curation.chain_demonstrations import Habits, demonstrated_message
 from data_curation.chain_sums import chain_problem, sample_chain
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import open_engine
 from pacore_rl.engine.generation import stream_seed
-from pacore_rl.engine.placement import Device, choose_kind
-from pacore_rl.engine.rollout_worker import ENVIRONMENT, RolloutWorker
+from pacore_rl.engine.rollout_worker import RolloutWorker
 from pacore_rl.engine.routing import assign
 from pacore_rl.recipes import load_config
 from pacore_rl.synthesis.draws import draw_messages, draw_rng, fit_to_window
@@ -37,53 +37,41 @@ from pacore_rl.types import GenerationRequest, Sampling
 TARGET = 0.95
 
 
-class Direct(RolloutWorker):
-    """vLLM with a worker's settings and nothing of its code around the engine's loop."""
+def run_direct(
+    worker: RolloutWorker, requests: Sequence[GenerationRequest], sampling: Sampling
+) -> tuple[float, list[list[list[int]]]]:
+    """vLLM with nothing of a worker's code around the engine's loop; runs inside the worker's process.
 
-    def run(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> tuple[float, list[list[list[int]]]]:
-        """Seconds, and the tokens of each request's samples."""
-        from vllm.inputs.engine import tokens_input
-        from vllm.outputs import RequestOutput
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+    Returns:
+        seconds, and the tokens of each request's samples.
+    """
+    from vllm.inputs.engine import tokens_input
+    from vllm.outputs import RequestOutput
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        self._engine.reset_prefix_cache()
-        started = time.perf_counter()
-        for index, request in enumerate(requests):
-            params = SamplingParams(
-                n=request.num_samples,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=stream_seed(request.seed),
-                max_tokens=sampling.max_response_tokens,
-                logprobs=0,
-                flat_logprobs=True,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            self._engine.add_request(str(index), tokens_input(request.prompt_ids.tolist()), params)
-        finished: dict[int, RequestOutput] = {}
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                if output.finished and isinstance(output, RequestOutput):
-                    finished[int(output.request_id)] = output
-        seconds = time.perf_counter() - started
-        return seconds, [[list(one.token_ids) for one in finished[i].outputs] for i in range(len(requests))]
-
-
-def device_of(config: Config) -> Device:
-    """Where the direct engines run: as the recipe says, on this machine."""
-    kind = choose_kind(config, num_gpus=torch.cuda.device_count(), where="this machine")
-    return Device(kind=kind, cpu_threads=config.cluster.cpu_threads_per_worker)
-
-
-def start_direct(config: Config, device: Device) -> list[Any]:
-    """Engines beside those of the group; Ray counts no CPU for them."""
-    options: dict[str, Any] = device.ray_options() | {"num_cpus": 0}
-    options["runtime_env"] = {"env_vars": {**options["runtime_env"]["env_vars"], **ENVIRONMENT}}
-    actor: Any = ray.remote(Direct).options(**options)  # pyright: ignore[reportFunctionMemberAccess]
-    engines = [actor.remote(config, device, config.model.path) for _ in range(config.rollout.num_workers)]
-    ray.get([engine.start.remote() for engine in engines], timeout=config.cluster.start_timeout_seconds)
-    return engines
+    engine = worker._engine  # pyright: ignore[reportPrivateUsage]
+    engine.reset_prefix_cache()
+    started = time.perf_counter()
+    for index, request in enumerate(requests):
+        params = SamplingParams(
+            n=request.num_samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=stream_seed(request.seed),
+            max_tokens=sampling.max_response_tokens,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        engine.add_request(str(index), tokens_input(request.prompt_ids.tolist()), params)
+    finished: dict[int, RequestOutput] = {}
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            if output.finished and isinstance(output, RequestOutput):
+                finished[int(output.request_id)] = output
+    seconds = time.perf_counter() - started
+    return seconds, [[list(one.token_ids) for one in finished[i].outputs] for i in range(len(requests))]
 
 
 def draw_requests(config: Config, seed: int) -> list[GenerationRequest]:
@@ -122,7 +110,7 @@ def directly(engines: Sequence[Any], requests: Sequence[GenerationRequest], samp
     """Seconds of the engine that took longest, and all tokens."""
     shares = assign(requests, sampling, len(engines))
     references = [
-        engine.run.remote([requests[index] for index in share], sampling)
+        engine.__ray_call__.remote(run_direct, [requests[index] for index in share], sampling)
         for engine, share in zip(engines, shares, strict=True)
     ]
     results = ray.get(references, timeout=600)
@@ -139,27 +127,25 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/quickstart.yaml"))
     parser.add_argument("--rounds", type=int, default=5, help="measured, after one of warm-up")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     config = load_config(options.recipe, ["rollout.num_workers=1", "rollout.routing=static", *options.overrides])
     sampling = Sampling(max_response_tokens=config.sampling.max_response_tokens)
     speeds: dict[str, list[float]] = {"stream": [], "direct": []}
     syncs: list[float] = []
+    same: list[bool] = []
     with open_engine(config) as engine:
-        direct = start_direct(
-            config,
-            Device(
-                kind="cuda" if torch.cuda.is_available() else "cpu", cpu_threads=config.cluster.cpu_threads_per_worker
-            ),
-        )
         for turn in range(options.rounds + 1):
+            engine.turn_to("generation")
             requests = draw_requests(config, seed=turn)
             sides = {
                 "stream": lambda requests=requests: through_group(engine.generator, requests, sampling),
-                "direct": lambda requests=requests: directly(direct, requests, sampling),
+                "direct": lambda requests=requests: directly(engine.rollout.handles, requests, sampling),
             }
             measured = {name: sides[name]() for name in (sides if turn % 2 else reversed(sides))}
-            assert measured["stream"][1] == measured["direct"][1], "the two sides gave different tokens"
+            same.append(measured["stream"][1] == measured["direct"][1])
+            assert same[-1] or engine.rollout.device.kind == "cuda", "the two sides gave different tokens"
             num_tokens = sum(len(ids) for samples in measured["direct"][1] for ids in samples)
+            engine.turn_to("learning")
             started = time.perf_counter()
             engine.sync_weights(turn + 1)
             if turn:  # the first is warm-up
@@ -177,7 +163,7 @@ def main() -> None:
                 "met": stream / baseline >= TARGET,
                 "tokens_per_second": {"stream": round(stream), "direct": round(baseline)},
                 "sync_seconds": round(statistics.median(syncs), 4),
-                "same_tokens": True,
+                "same_tokens": f"{sum(same)} of {len(same)} rounds",
                 "engines": config.rollout.num_workers,
                 "responses_per_round": config.ppo.rows_per_step,
                 "rounds": options.rounds,

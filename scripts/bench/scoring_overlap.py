@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=16)
     parser.add_argument("--tests", type=int, default=20)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     backend = choose_backend()
     with tempfile.TemporaryDirectory() as folder:
         config = make_config(options, Path(folder))

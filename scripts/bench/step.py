@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/quickstart.yaml"))
     parser.add_argument("--steps", type=int, default=10, help="steps measured, after the warm-up")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         config = bench_config(
             options.recipe,
