@@ -53,6 +53,9 @@ class LearnerConfig(Section):
     """Keep a layer's input only and compute the rest again in the backward pass; null does so on GPUs."""
     offload_checkpoints: bool = False
     """Keep those layer inputs in the host's memory; needs gradient_checkpointing."""
+    fused_kernels: bool | None = None
+    """Norms, rotary positions and gated MLPs in one kernel each, by Liger; null: on GPUs, where Liger is installed and
+    the architecture is one that was measured (Qwen3)."""
     mlp_tile_tokens: Count = 0
     """Compute the MLP of a layer this many tokens at a time, and again in the backward pass; 0: all at once."""
 

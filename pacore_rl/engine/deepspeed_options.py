@@ -11,6 +11,7 @@ from torch import nn
 
 from pacore_rl.config import LearnerConfig
 from pacore_rl.engine.placement import Device
+from pacore_rl.planning.formulas import deepspeed_stage
 
 PERSISTENT_TOKENS_PER_HIDDEN = 10
 """Under ZeRO-3, parameters up to 10 x hidden size (norms, biases) stay whole on every rank: gathering costs more."""
@@ -78,7 +79,7 @@ def deepspeed_options(
     # No larger than the model: DeepSpeed allocates it. A round number, for its alignment rules.
     bucket = min(math.ceil(num_parameters / BUCKET_UNIT) * BUCKET_UNIT, 500 * BUCKET_UNIT)
     zero: dict[str, Any] = {
-        "stage": settings.zero_stage,
+        "stage": deepspeed_stage(settings.zero_stage, bfloat16=dtype == torch.bfloat16),
         "overlap_comm": device.kind == "cuda",
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,

@@ -91,7 +91,9 @@ class Passes:
             arrays["sequence_position_ids"] = micro.sequence_position_ids[None]
         if self.role == "actor":
             arrays["labels"] = micro.labels
-        return {name: torch.from_numpy(array).long().to(self.torch_device) for name, array in arrays.items()}
+        return {
+            name: torch.tensor(array, dtype=torch.int64, device=self.torch_device) for name, array in arrays.items()
+        }
 
     def _optimizer_step(
         self, minibatch: Minibatch, losses: Callable[[Minibatch, int], _Losses], step: int

@@ -24,6 +24,7 @@ from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
+from pacore_rl.engine.fused_kernels import fuse
 from pacore_rl.engine.learner_passes import Minibatch, Passes, Role, StepResult
 from pacore_rl.engine.learner_state import LearnerSnapshot, restore_snapshot, take_snapshot
 from pacore_rl.engine.lora import add_adapters, merged_parameters
@@ -81,6 +82,7 @@ class LearnerWorker:
                 self.config.model, dtype, seed=self.config.run.seed, saved_critic=self.config.critic.path
             )
             module = ValueModule(model)
+        fuse(model, self.settings.fused_kernels, self.device)
         if self.settings.lora is not None:
             add_adapters(model, self.settings.lora)
         spare_memory(model, self.settings, self.device)

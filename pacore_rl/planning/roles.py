@@ -117,7 +117,7 @@ def _state_parts(
     learner: LearnerConfig, shape: ModelShape, parameters: int, trainable: int, *, itemsize: int, cpu: bool
 ) -> list[Part]:
     """Weights, optimizer and gradients with the buffers that move them."""
-    ranks, stage = learner.num_ranks, learner.zero_stage
+    ranks, stage = learner.num_ranks, f.deepspeed_stage(learner.zero_stage, bfloat16=itemsize == 2)
     over = f" / {ranks}" if ranks > 1 else ""
     held = f.weights(parameters, itemsize=itemsize, zero_stage=stage, ranks=ranks)
     adam = f.optimizer(trainable, ranks=ranks)

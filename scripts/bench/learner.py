@@ -30,6 +30,7 @@ import torch
 from random_model import add_shape_options, resolve_shape, write_model
 
 from pacore_rl.config import Config
+from pacore_rl.engine.fused_kernels import fuse
 from pacore_rl.engine.learner_passes import Minibatch
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.models import PolicyModule, load_policy
@@ -82,6 +83,7 @@ def make_config(options: argparse.Namespace, folder: Path) -> Config:
                 "zero_stage": options.zero_stage,
                 "warmup_steps": 0,
                 "micro_batch_tokens": options.micro_batch_tokens,
+                "fused_kernels": options.fused_kernels,
             },
         }
     )
@@ -142,6 +144,7 @@ def make_padded(config: Config, device: Device, batch: ExperienceBatch, old_A: F
 def _module(config: Config, device: Device) -> tuple[PolicyModule, torch.optim.Optimizer]:
     model = load_policy(config.model, device.dtype(config.model.dtype)).to(torch.device(device.kind))  # pyright: ignore[reportArgumentType]
     model.train()
+    fuse(model, config.actor.fused_kernels, device)
     if device.kind == "cuda":  # as the learner does
         model.gradient_checkpointing_enable({"use_reentrant": False})
     module = PolicyModule(model, temperature=1.0, chunk_tokens=config.actor.logprob_chunk_tokens)
@@ -224,8 +227,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rate = flops(options, worker.model, batch, micros) / medians["ours"]
         line |= {"tflops": round(rate / 1e12, 1), "mfu": round(rate / 1e12 / options.peak_tflops, 3)}
         line |= {"gpu": torch.cuda.get_device_name(), "peak_gib": round(torch.cuda.max_memory_allocated() / 1024**3, 1)}
-    names = ("problems", "responses", "prompt_tokens", "median_tokens", "max_tokens", "sigma", "micro_batch_tokens")
-    return line | {name: getattr(options, name) for name in (*SHAPE, *names, "zero_stage", "device", "rounds")}
+    sizes = ("problems", "responses", "prompt_tokens", "median_tokens", "max_tokens", "sigma", "micro_batch_tokens")
+    return line | {
+        name: getattr(options, name) for name in (*SHAPE, *sizes, "zero_stage", "fused_kernels", "device", "rounds")
+    }
 
 
 def _ratios(medians: dict[str, float]) -> dict[str, Any]:
@@ -249,6 +254,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=0.8, help="of their logarithm")
     parser.add_argument("--max-tokens", type=int, default=2048, help="of a response; longer ones are cut")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument("--fused-kernels", action=argparse.BooleanOptionalAction, help="Liger's; default as trained")
     parser.add_argument("--zero-stage", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="beside one to warm up")
     parser.add_argument("--threads", type=int, default=1, help="on CPUs")

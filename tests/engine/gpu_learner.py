@@ -1,6 +1,6 @@
 """One learner rank in a process of its own, on a CPU or a GPU: two updates, and what it says before and after each.
 
-    python gpu_learner.py '{"model": FOLDER, "device": "cuda", "role": "actor", "zero_stage": 2, "turns": true}' OUT.npz
+    python gpu_learner.py '{"model": FOLDER, "device": "cuda", "role": "actor", "zero_stage": 2, ...}' OUT.npz
 
 A process, because DeepSpeed knows one kind of device in its lifetime.
 """
@@ -35,7 +35,8 @@ def make_batch() -> ExperienceBatch:
 def main(spec: dict[str, Any], out: Path) -> None:
     device = Device(kind=spec["device"], cpu_threads=1)
     os.environ |= device.environment()
-    config = config_of(Path(spec["model"]), zero_stage=spec["zero_stage"], gradient_checkpointing=True)
+    settings = {name: spec[name] for name in ("zero_stage", "fused_kernels")}
+    config = config_of(Path(spec["model"]), gradient_checkpointing=True, **settings)
     plain = config.model_dump(mode="json")
     plain["model"]["dtype"], plain["run"]["device"] = spec["dtype"], spec["device"]
     config = Config.model_validate(plain)
@@ -66,6 +67,8 @@ def main(spec: dict[str, Any], out: Path) -> None:
 
 
 def _held() -> int:
+    """Bytes of tensors on the GPU, without the workspace of its matrix products, which stays."""
+    torch._C._cuda_clearCublasWorkspaces()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     return torch.cuda.memory_allocated()
 
 

@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def learner(out: Path, model: Path, **spec: Any) -> dict[str, NDArray[Any]]:
     """What ``gpu_learner.py`` saves."""
-    spec = {"model": str(model), "dtype": "float32", "turns": False} | spec
+    spec = {"model": str(model), "dtype": "float32", "turns": False, "fused_kernels": False} | spec
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, PROGRAM, json.dumps(spec), out]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -50,6 +50,17 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny_model_dir: Path, tmp_path: Path, ro
     np.testing.assert_allclose(gpu[0], cpu[0], atol=1e-4)
     np.testing.assert_allclose(gpu, cpu, atol=2e-3)
     assert np.abs(cpu[1] - cpu[0]).max() > 0.01, "the updates must have changed something"
+
+
+def test_fused_kernels_compute_the_same(tiny_model_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("liger_kernel")
+    spec = {"device": "cuda", "role": "actor", "zero_stage": 2}
+    fused, plain = (
+        learner(tmp_path / f"{fused}.npz", tiny_model_dir, **spec, fused_kernels=fused)["outputs"]
+        for fused in (True, False)
+    )
+    np.testing.assert_allclose(fused[0], plain[0], atol=1e-4)
+    np.testing.assert_allclose(fused, plain, atol=2e-3)
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
