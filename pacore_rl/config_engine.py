@@ -34,7 +34,7 @@ class LearnerConfig(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient of the whole model is scaled down to this L2 norm."""
     zero_stage: Literal[1, 2, 3] = 2
-    """What DeepSpeed shards over the ranks: 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What DeepSpeed shards over the ranks: 1 optimizer state (as 2 in bfloat16), 2 gradients too, 3 weights too."""
     num_ranks: Positive = 1
     """Processes; one GPU each, or one CPU thread pool each."""
     sequence_parallel: Positive = 1
@@ -53,9 +53,8 @@ class LearnerConfig(Section):
     """Keep a layer's input only and compute the rest again in the backward pass; null does so on GPUs."""
     offload_checkpoints: bool = False
     """Keep those layer inputs in the host's memory; needs gradient_checkpointing."""
-    fused_kernels: bool | None = None
-    """Norms, rotary positions and gated MLPs in one kernel each, by Liger; null: on GPUs, where Liger is installed and
-    the architecture is one that was measured (Qwen3)."""
+    fused_kernels: bool = False
+    """Norms, rotary positions and gated MLPs in one kernel each, by Liger; for GPUs."""
     mlp_tile_tokens: Count = 0
     """Compute the MLP of a layer this many tokens at a time, and again in the backward pass; 0: all at once."""
 

@@ -82,7 +82,8 @@ class LearnerWorker:
                 self.config.model, dtype, seed=self.config.run.seed, saved_critic=self.config.critic.path
             )
             module = ValueModule(model)
-        fuse(model, self.settings.fused_kernels, self.device)
+        if self.settings.fused_kernels:
+            fuse(model, self.device)
         if self.settings.lora is not None:
             add_adapters(model, self.settings.lora)
         spare_memory(model, self.settings, self.device)

@@ -65,9 +65,9 @@ def lora_parameters(shape: ModelShape, rank: int) -> int:
 def deepspeed_stage(zero_stage: int, *, bfloat16: bool) -> int:
     """The stage that DeepSpeed is asked for: ZeRO-2 where the setting is ZeRO-1 in bfloat16.
 
-    There DeepSpeed switches to an optimizer of another kind, which steps on a gradient that is no number, cannot leave
-    the GPU for colocated engines, and keeps its states where checkpoints do not look. ZeRO-2 comes to the same weights
-    with less memory. [code]
+    There, with gradients that add up in fp32, DeepSpeed switches to an optimizer of another kind, which steps on a
+    gradient that is no number, cannot leave the GPU for colocated engines, and keeps its states where checkpoints do
+    not look. ZeRO-2 comes to the same weights with less memory; it reduces gradients in every micro-batch. [code]
     """
     return 2 if zero_stage == 1 and bfloat16 else zero_stage
 

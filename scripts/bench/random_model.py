@@ -2,8 +2,8 @@
 
     python scripts/bench/random_model.py FOLDER [--shape qwen3-1.7b] [--layers 28 --hidden 2048 ...]
 
-The tokenizer is the quickstart's, which knows 522 words: most of what such a model writes has no text. It hardly ever
-ends a response by itself, so that lengths are what ``sampling.max_response_tokens`` says.
+The tokenizer is the quickstart's, which knows 522 words: of 151,936 words most have no text, and a response hardly ever
+ends by itself, so that lengths are what ``sampling.max_response_tokens`` says.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def resolve_shape(options: argparse.Namespace) -> None:
             setattr(options, name, value)
 
 
-def write_model(options: argparse.Namespace, folder: Path, *, window_tokens: int, dtype: torch.dtype) -> None:
-    """Weights and configuration of the resolved ``options`` in ``folder``."""
+def write_model(options: argparse.Namespace, folder: Path, *, window_tokens: int, dtype: torch.dtype) -> int:
+    """Weights and configuration of the resolved ``options`` in ``folder``; the number of parameters."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=options.vocabulary,
@@ -68,7 +68,9 @@ def write_model(options: argparse.Namespace, folder: Path, *, window_tokens: int
         max_position_embeddings=window_tokens,
         tie_word_embeddings=bool(options.tied),
     )
-    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.save_pretrained(folder)
+    return model.num_parameters()
 
 
 def main() -> None:

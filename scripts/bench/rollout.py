@@ -26,7 +26,7 @@ from data_curation.chain_demonstrations import Habits, demonstrated_message
 from data_curation.chain_sums import chain_problem, sample_chain
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import open_engine
-from pacore_rl.engine.generation import stream_seed
+from pacore_rl.engine.generation import forget_prefixes, stream_seed
 from pacore_rl.engine.rollout_worker import RolloutWorker
 from pacore_rl.engine.routing import assign
 from pacore_rl.recipes import load_config
@@ -50,7 +50,7 @@ def run_direct(
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     engine = worker._engine  # pyright: ignore[reportPrivateUsage]
-    engine.reset_prefix_cache()
+    forget_prefixes(engine)
     started = time.perf_counter()
     for index, request in enumerate(requests):
         params = SamplingParams(
@@ -144,14 +144,13 @@ def main() -> None:
             measured = {name: sides[name]() for name in (sides if turn % 2 else reversed(sides))}
             same.append(measured["stream"][1] == measured["direct"][1])
             assert same[-1] or engine.rollout.device.kind == "cuda", "the two sides gave different tokens"
-            num_tokens = sum(len(ids) for samples in measured["direct"][1] for ids in samples)
             engine.turn_to("learning")
             started = time.perf_counter()
             engine.sync_weights(turn + 1)
             if turn:  # the first is warm-up
                 syncs.append(time.perf_counter() - started)
-                for name, (seconds, _) in measured.items():
-                    speeds[name].append(num_tokens / seconds)
+                for name, (seconds, tokens) in measured.items():
+                    speeds[name].append(sum(len(ids) for samples in tokens for ids in samples) / seconds)
                 print(json.dumps({name: round(values[-1]) for name, values in speeds.items()} | {"sync": syncs[-1]}))
     stream, baseline = (statistics.median(speeds[name]) for name in ("stream", "direct"))
     print(

@@ -1,6 +1,6 @@
 """What only a GPU can show: runs where there is one, in minutes on a single one; everywhere else it is skipped.
 
-python -m pytest tests/engine/test_on_gpu.py
+Run ``python -m pytest -s tests/engine/test_on_gpu.py`` with the GPU lock installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pacore_rl.config import Config
 from pacore_rl.engine.learner_passes import Role
 from pacore_rl.reporting.jsonl import read_metrics
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 PROGRAM = Path(__file__).with_name("gpu_learner.py")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,9 +52,10 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny_model_dir: Path, tmp_path: Path, ro
     assert np.abs(cpu[1] - cpu[0]).max() > 0.01, "the updates must have changed something"
 
 
-def test_fused_kernels_compute_the_same(tiny_model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("role", "zero_stage"), [("actor", 2), ("critic", 2), ("actor", 3)])
+def test_fused_kernels_compute_the_same(tiny_model_dir: Path, tmp_path: Path, role: Role, zero_stage: int) -> None:
     pytest.importorskip("liger_kernel")
-    spec = {"device": "cuda", "role": "actor", "zero_stage": 2}
+    spec = {"device": "cuda", "role": role, "zero_stage": zero_stage}
     fused, plain = (
         learner(tmp_path / f"{fused}.npz", tiny_model_dir, **spec, fused_kernels=fused)["outputs"]
         for fused in (True, False)

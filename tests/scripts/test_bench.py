@@ -29,7 +29,7 @@ def test_logprob_memory() -> None:
 
 
 def test_learner() -> None:
-    sizes = ("--layers=1", "--hidden=32", "--prompt-tokens=8", "--median-tokens=8", "--max-tokens=32")
+    sizes = ("--layers=1", "--hidden=32", "--heads=1", "--prompt-tokens=8", "--median-tokens=8", "--max-tokens=32")
     line = last_line("learner.py", *sizes, "--problems=2", "--responses=2", "--rounds=1")
     assert line["bench"] == "learner"
     assert line["ratio"] > 0
