@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from typing import Any
 
+import ray
 from ray._private import services
+from ray._private.authentication import authentication_token_setup
+from ray.exceptions import AuthenticationError
 
 CONNECT_SECONDS = 5.0
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """How every gRPC conversation begins: the fixed greeting, and settings with nothing in them (RFC 9113, section 3.4)."""
 FRAME_HEADER_BYTES, FRAME_TYPE_SETTINGS = 9, 4
+
+
+def join(address: str, **options: Any) -> None:
+    """Connect this process to the cluster at ``cluster.address``, with this machine's token if it has one.
+
+    Ray sends its token by itself only where it has found the cluster by itself.
+
+    Args:
+        options: more arguments of ``ray.init``.
+
+    Raises:
+        ValueError: see ``check_authentication`` and ``resolve_address``; or the cluster does not take this machine's
+            token, or wants one and there is none.
+    """
+    check_authentication()
+    found = resolve_address(address)
+    # Its warning advises to turn the token off.
+    logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
+    has_token = authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    try:
+        ray.init(address=found, log_to_driver=False, **options)
+    except (ConnectionError, AuthenticationError) as error:
+        own = "another token than this machine's" if has_token else "a token, perhaps, and this machine has none"
+        raise ValueError(
+            f"cluster.address={address}: a Ray head answers at {found} and does not let this process join ({error}). "
+            f"It wants {own}: copy ~/.ray/auth_token from the head, or set RAY_AUTH_TOKEN (docs/clusters.md)."
+        ) from error
 
 
 def check_authentication() -> None:

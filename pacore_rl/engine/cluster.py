@@ -25,7 +25,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config
 from pacore_rl.engine import weight_sync
-from pacore_rl.engine.address import check_authentication, resolve_address
+from pacore_rl.engine.address import check_authentication, join
 from pacore_rl.engine.agreement import check_agreement
 from pacore_rl.engine.layout import check_layout
 from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
@@ -67,8 +67,7 @@ def ray_cluster(config: Config, *, learners: bool, wait_seconds: float = 0.0) ->
     if config.cluster.address is None:
         plan = _start_private(config, learners=learners)
     else:
-        address = resolve_address(config.cluster.address)
-        ray.init(address=address, namespace=f"pacore-{config.run.name}", log_to_driver=False)
+        join(config.cluster.address, namespace=f"pacore-{config.run.name}")
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler ends the process where it stands; ours unwinds, so that nothing is left half-done.
         signal.signal(signal.SIGTERM, on_terminate)

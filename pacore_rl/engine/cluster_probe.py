@@ -16,7 +16,9 @@ def main() -> None:
     """Join as a driver, look, leave."""
     import ray
 
-    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+    from pacore_rl.engine.address import join
+
+    join(sys.argv[1], logging_level=logging.ERROR)
     all_of_it, free = ray.cluster_resources(), ray.available_resources()
     told = {
         "nodes": sum(bool(node["Alive"]) for node in ray.nodes()),

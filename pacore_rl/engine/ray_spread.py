@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayTaskError
 
-from pacore_rl.engine.address import resolve_address
+from pacore_rl.engine.address import join
 from pacore_rl.spread import CHUNKS_AHEAD
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ LIMIT_SECONDS = 4 * 3600.0
 def joined_cores(address: str) -> Iterator[RaySpread]:
     """All cores of the cluster at ``address``, which is left on the way out. Raises ValueError where there is none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(address=resolve_address(address), log_to_driver=False)
+    join(address)
     try:
         yield RaySpread.on_all_cores()
     finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +63,16 @@ def cluster() -> Iterator[Cluster]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_a_process_that_joins_by_address_brings_its_token(cluster: Cluster) -> None:
+    """Ray itself sends none then, unless RAY_AUTH_MODE says so, which starting a cluster has set here."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    command = [sys.executable, "-m", "pacore_rl.engine.cluster_probe", str(cluster.address)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["nodes"] == 2
+    assert "disabled" not in done.stderr
 
 
 def seated(device: Device, kind: Any, numbers: range) -> list[tuple[str, str]]:
