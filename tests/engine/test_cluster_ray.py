@@ -52,7 +52,9 @@ def cluster() -> Iterator[Cluster]:
         ports = dict(zip(AGENT_PORTS, free_ports(len(AGENT_PORTS)), strict=True))
         return {"num_cpus": 12, "num_gpus": 4, "object_store_memory": 100 * 1024**2, **ports}
 
-    cluster = Cluster(initialize_head=True, head_node_args=node() | {"include_dashboard": False})
+    # A busy machine keeps a node from answering; half a minute without an answer would be its end.
+    patient = {"_system_config": {"health_check_failure_threshold": 40, "health_check_timeout_ms": 60_000}}
+    cluster = Cluster(initialize_head=True, head_node_args=node() | {"include_dashboard": False} | patient)
     try:
         cluster.add_node(**node())
         assert cluster.address is not None
