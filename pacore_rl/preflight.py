@@ -70,6 +70,9 @@ def check_gpus(config: Config) -> None:
     here = config.cluster.address is None
     kind: DeviceKind = "cpu" if config.run.device == "cpu" or (here and not found) else "cuda"
     plan = plan_placement(config, kind=kind)
+    for name, learner in (("actor", config.actor), ("critic", config.critic)):
+        if learner.fused_kernels and kind == "cpu":
+            raise ValueError(f"{name}.fused_kernels=true is for GPUs, and this run computes on CPUs; leave it out.")
     if config.run.device == "cpu" or not here:
         return
     if config.run.device == "cuda" and found == 0:

@@ -155,6 +155,10 @@ def test_a_gpu_that_is_not_there(config: Config) -> None:
     assert "sees no GPU" in refused(changed(config, {"run.device": "cuda"}))
 
 
+def test_kernels_for_gpus_on_a_cpu(config: Config) -> None:
+    assert "critic.fused_kernels=true is for GPUs" in refused(changed(config, {"critic.fused_kernels": True}))
+
+
 def test_prompts_are_measured_on_the_data(config: Config) -> None:
     work = measured_workload(config)
     assert work is not None and work.measured

@@ -58,13 +58,13 @@ def ray_cluster(config: Config, *, learners: bool, wait_seconds: float = 0.0) ->
     Raises:
         ValueError: there is no cluster at the address, or too little hardware for the run.
     """
-    check_authentication()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A thread that still waits for a worker when the cluster is gone must not start another one.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     on_terminate = signal.getsignal(signal.SIGTERM)
     plan = None
     if config.cluster.address is None:
+        check_authentication()
         plan = _start_private(config, learners=learners)
     else:
         join(config.cluster.address, namespace=f"pacore-{config.run.name}")

@@ -17,15 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 TINY_BASE = Path(__file__).resolve().parents[2] / "recipes" / "tiny_base"
 SHAPES = {
     "small": {"layers": 4, "hidden": 128, "heads": 4, "kv_heads": 1, "head_dim": 32, "vocabulary": 522, "tied": 0},
-    "qwen3-0.6b": {
-        "layers": 28,
-        "hidden": 1024,
-        "heads": 16,
-        "kv_heads": 8,
-        "head_dim": 128,
-        "vocabulary": 151_936,
-        "tied": 1,
-    },
     "qwen3-1.7b": {
         "layers": 28,
         "hidden": 2048,

@@ -18,9 +18,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pacore_rl.checkpoints.learner_files import KINDS
 from pacore_rl.config import Config
+from pacore_rl.engine import state_offload
 from pacore_rl.engine.learner import cut_minibatches, pack_for
 from pacore_rl.engine.learner_passes import Role
+from pacore_rl.engine.learner_state import copy_pieces
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.placement import Device
 from pacore_rl.ppo.batch import scatter_flat
@@ -197,8 +200,19 @@ def _shares_moved(
         large = {name: weight.abs() > 0.1 for name, weight in start.items()}
         moved = sum(int((weights[name] != start[name])[large[name]].sum()) for name in start)
         shares.append(moved / sum(int(mask.sum()) for mask in large.values()))
+    _check_states_can_be_had(worker, sum(num_steps))
     worker.close()
     return shares
+
+
+def _check_states_can_be_had(worker: LearnerWorker, num_steps: int) -> None:
+    """A checkpoint finds fp32 weights and moments of all parameters, and colocated engines can have their memory."""
+    pieces, found_steps = copy_pieces(worker.engine, worker.settings.zero_stage)
+    names = {name for name, _ in worker.engine.module.named_parameters()}
+    assert found_steps == num_steps
+    assert all({piece.name for piece in pieces if piece.kind == kind} == names for kind in KINDS)
+    state_offload.offload(worker.engine, worker.settings, "optimizer")
+    state_offload.reload(worker.engine, worker.settings)
 
 
 def make_batch() -> ExperienceBatch:

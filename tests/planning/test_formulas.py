@@ -20,11 +20,6 @@ def test_zero_shards_what_its_stage_says() -> None:
     assert f.optimizer(8, ranks=1) + f.weights(8, itemsize=2, zero_stage=1, ranks=1) == 14 * 8
 
 
-def test_zero_1_in_bfloat16_runs_as_zero_2() -> None:
-    assert [f.deepspeed_stage(stage, bfloat16=True) for stage in (1, 2, 3)] == [2, 2, 3]
-    assert [f.deepspeed_stage(stage, bfloat16=False) for stage in (1, 2, 3)] == [1, 2, 3]
-
-
 def test_kv_cache_of_one_token() -> None:
     """Qwen3-8B: 2 x 36 layers x 8 heads x 128 x 2 bytes = 144 KiB; a head is never split."""
     token = f.kv_token(EIGHT_B, itemsize=2, tensor_parallel=1, pipeline_parallel=1)
