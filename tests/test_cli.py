@@ -18,7 +18,7 @@ from pacore_rl.problems import load_problems
 ROOT = Path(__file__).parents[1]
 RECIPE = "model: {path: some/model}\ndata: {problems: problems.jsonl, pool: pool.jsonl}\n"
 COMMANDS = ["", "train", "pool", "curate", "curate arithmetic", "curate stage1", "curate stage2", "evaluate", "doctor"]
-COMMANDS += ["plan", "quickstart", "report", "watch", "export", "infer", "serve"]
+COMMANDS += ["plan", "quickstart", "score", "report", "watch", "export", "infer", "serve"]
 COMMANDS += ["curate problems", "curate pools", "curate card"]
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "wandb", "matplotlib")
 

@@ -57,6 +57,8 @@ class World:
     rewards: Callable[[int], float] = lambda number: float(number % 2)
     on: Callable[[str], None] = lambda what: None
     """Told of everything that happens."""
+    num_unscored: int = 0
+    """Of the first responses: those that the scorer fails on."""
     num_scored: int = 0
     updates: list[int] = field(default_factory=list[int])
 
@@ -89,7 +91,10 @@ class World:
         verdicts: list[Verdict] = []
         for _ in items:
             reward = self.rewards(self.num_scored)
-            verdicts.append(Verdict(reward=reward, correct=reward == 1, outcome="scored", reason=""))
+            verdict = Verdict(reward=reward, correct=reward == 1, outcome="scored", reason="")
+            if self.num_scored < self.num_unscored:
+                verdict = Verdict(reward=0.0, correct=False, outcome="sandbox_error", reason="no sandbox today")
+            verdicts.append(verdict)
             self.num_scored += 1
         return Done(verdicts)
 
@@ -243,6 +248,26 @@ def test_a_log_prob_gap_above_the_limit(
         assert skipped == [1.0, 1.0] and not world.updates and world.weight_version == 0
     else:
         assert skipped == [0.0, 0.0] and world.updates == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("num_failed", "stops"), [(0, False), (4, False), (5, True)])
+def test_scoring_that_fails_too_often_stops_the_run(
+    tiny_config: Callable[..., Config], num_failed: int, stops: bool
+) -> None:
+    """A quarter of 16 responses may fail: the others are learned from; one more, and nothing is."""
+    config = tiny_config(
+        trainer={"steps": 1, "checkpoint_every_steps": 0},
+        synthesis={"min_messages": 0, "max_messages": 0},
+        reward={"max_failed_share": 0.25},
+    )
+    world = World(num_unscored=num_failed)
+    if stops:
+        with pytest.raises(RunStopped, match=r"5 of 16 scorings failed .*max_failed_share=0.25.*no sandbox today"):
+            trainer_of(config, world).train()
+        assert not world.updates
+        return
+    trainer_of(config, world).train()
+    assert world.updates
 
 
 @pytest.mark.parametrize("policy", ["warn", "stop"])

@@ -172,7 +172,9 @@ def score(
     Each line of FILE: id, domain (math or code), response, and answer or tests ([{input, output}]); for code also
     checker, checker_program, fn_name, time_limit_seconds, memory_limit_mib.
 
-    Example: [cyan]pacore-rl score responses.jsonl --out verdicts.jsonl[/]  More: docs/code_rewards.md
+    Example: [cyan]pacore-rl score responses.jsonl --out verdicts.jsonl[/]
+
+    Next: train with the same rewards, [cyan]pacore-rl train RECIPE[/]  More: docs/code_rewards.md
     """
     with guard(debug=debug) as outputs:
         from pacore_rl.config import RewardConfig

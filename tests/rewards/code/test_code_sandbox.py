@@ -77,7 +77,13 @@ def all_end(processes: set[int]) -> bool:
     return True
 
 
-AS_ROOT = (("bubblewrap", None), ("bubblewrap", NOBODY), ("landlock", NOBODY), ("chroot", None))
+AS_ROOT = (
+    ("bubblewrap", None),
+    ("bubblewrap", NOBODY),
+    ("landlock", None),
+    ("landlock", NOBODY),
+    ("chroot", None),
+)
 TRIED = AS_ROOT if os.geteuid() == 0 else tuple((name, None) for name in BACKENDS)
 
 
