@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 MIN_SECRET_CHARS = 8
 """A shorter value is likelier to be in a recipe by chance."""
@@ -45,10 +45,10 @@ def check_no_secrets(values: Mapping[str, Any], environment: Mapping[str, str]) 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
-        for name, inner in value.items():
+        for name, inner in cast(Mapping[Any, Any], value).items():
             yield from _texts(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str):
         yield key, value
     elif isinstance(value, Sequence):
-        for number, inner in enumerate(value):
+        for number, inner in enumerate(cast(Sequence[Any], value)):
             yield from _texts(inner, f"{key}[{number}]")
