@@ -9,8 +9,9 @@ A configuration (K_1, ..., K_{R-1}) stands for R rounds; the closing round of 1 
 so ``()`` is a plain answer, ``(16,)`` one synthesis and ``(1, 1, 1)`` sequential refinement. Test-time compute (TTC)
 is the number of generated tokens of all trajectories of all rounds; prompts are not charged.
 
-:class:`ProblemRounds` decides and does no input or output: training, evaluation, the client and the server all drive
-it. :func:`run_rounds` does so over an engine, many problems at a time; ``pacore_rl.inference`` over endpoints.
+:class:`ProblemRounds` decides and does no input or output: evaluation, the client and the server all drive it.
+:func:`run_rounds` does so over an engine, many problems at a time; ``pacore_rl.inference`` over endpoints. A training step
+is one round whose messages a pool holds already (``pacore_rl.collection``): it shares the prompt, the draw and compaction.
 """
 
 from __future__ import annotations
