@@ -113,7 +113,7 @@ def _quality_section(quality: Sequence[RuleQuality] | None) -> list[str]:
     missed = [f"- {one.split}: {case}" for one in quality for case in one.wrong]
     return [
         title,
-        "Of the decision to drop a problem. The rules were mended on the dev half; their author had read the other too.\n",
+        "Of the decision to drop a problem. The rules were mended on the dev half; their author had read both.\n",
         _table(["split", "problems", "labelled drop", "precision", "recall"], rows),
         *(["Wrong decisions:\n", "\n".join(missed) + "\n"] if missed else []),
     ]

@@ -11,7 +11,7 @@ is the number of generated tokens of all trajectories of all rounds; prompts are
 
 :class:`ProblemRounds` decides and does no input or output: evaluation, the client and the server all drive it.
 :func:`run_rounds` does so over an engine, many problems at a time; ``pacore_rl.inference`` over endpoints. A training
-step is one round whose messages a pool holds already (``pacore_rl.collection``): prompt, draw and compaction are shared.
+step is one round whose messages a pool holds already (``pacore_rl.collection``): it shares all else.
 """
 
 from __future__ import annotations
