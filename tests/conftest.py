@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,10 @@ from pacore_rl.synthesis.message_pool import MessagePool
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY_BASE = REPOSITORY / "recipes" / "tiny_base"
+
+# Ray gives its workers the lowest priority but four. Beside a test that keeps all cores busy with its own process they
+# would get a thirtieth of them, and reach time limits.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 LONG_FILES = (
     "engine/test_training.py",
