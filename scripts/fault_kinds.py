@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,25 +15,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from small_disk import SmallDisk
 
 from pacore_rl.checkpoints.manifest import step_folders
 from pacore_rl.config import Config
 from pacore_rl.recipes import resolved_yaml
+from pacore_rl.synthesis.pool_shards import shard_paths
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECOVER_SECONDS = 900.0
 """A run that makes no step for so long after a fault has not survived it."""
 QUIET_SECONDS = 480.0
 """A controller that neither starts nor steps for so long is taken for hung, as a launcher's watchdog would."""
-SMALL_FILE_BYTES = 500_000
-"""Less than the weights of one learner, more than its log."""
+LITTLE_ROOM_BYTES = 1_500_000
+"""Less than a learner's checkpoint, more than some steps' metrics and samples."""
 
 
 class Run:
-    """The run under test, and its launcher."""
+    """The run under test, and its launcher. Its run folder is on ``disk``; the log and what it reads are elsewhere."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, disk: SmallDisk) -> None:
         self.config = config
+        self.disk = disk
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(resolved_yaml(config))
         self.log = folder / "log.txt"
@@ -149,43 +151,48 @@ def tear_checkpoint(run: Run, rng: random.Random) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
-def fill_disk_of_learners(run: Run, _rng: random.Random) -> None:
-    """No learner can write a larger file any more: checkpoints are skipped, until there is room again."""
-    learners = run.find("LearnerWorker")
-    for learner in learners:
-        learner.rlimit(psutil.RLIMIT_FSIZE, (SMALL_FILE_BYTES, resource.RLIM_INFINITY))
+def leave_little_room(run: Run, _rng: random.Random) -> None:
+    """Metrics and samples fit on the disk, checkpoints do not: they are left out, until there is room again."""
     said = run.log.stat().st_size
-    run.wait_past(run.steps() + 1, RECOVER_SECONDS)
+    run.disk.fill(leave_bytes=LITTLE_ROOM_BYTES)
+    try:
+        run.wait_past(run.steps() + 1, RECOVER_SECONDS)
+    finally:
+        run.disk.free()
     expect(b"a checkpoint was left out" in run.log.read_bytes()[said:], "a full disk went unnoticed")
-    for learner in learners:
-        learner.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def fill_disk_of_controller(run: Run, _rng: random.Random) -> None:
+def leave_no_room(run: Run, _rng: random.Random) -> None:
     """metrics.jsonl cannot grow: the command ends, for no line may be lost; later there is room again."""
     assert run.process is not None
-    size = (run.config.run_dir / "metrics.jsonl").stat().st_size
-    run.controller.rlimit(psutil.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
-    code = run.process.wait(timeout=RECOVER_SECONDS)
+    run.disk.fill()
+    try:
+        code = run.process.wait(timeout=RECOVER_SECONDS)
+    finally:
+        run.disk.free()
     expect(code == 2, f"a full disk ended the command with {code}, not with 2")
 
 
 def corrupt_pool(run: Run, rng: random.Random) -> None:
-    """The command must refuse the pool by name; then it is put back."""
+    """A bit of a shard flips: the command must refuse it by name; then it is put back."""
     run.end()
-    pool = run.config.data.pool
-    assert pool is not None
-    kept = pool.with_suffix(".kept")
-    shutil.copy(pool, kept)
-    content = bytearray(pool.read_bytes())
+    assert run.config.data.pool is not None
+    shard = rng.choice(shard_paths(run.config.data.pool))
+    kept = shard.with_suffix(".kept")
+    shutil.copy(shard, kept)
+    content = bytearray(shard.read_bytes())
     position = rng.randrange(len(content) // 4, len(content) // 2)
     content[position] ^= 0x15
-    pool.write_bytes(content)
+    shard.write_bytes(content)
+    said = run.log.stat().st_size
     run.launch()
     assert run.process is not None
-    code = run.process.wait(timeout=RECOVER_SECONDS)
-    os.replace(kept, pool)
-    expect(code == 2 and str(pool) in run.log.read_text(), f"a corrupt pool ended the command with {code}")
+    try:
+        code = run.process.wait(timeout=RECOVER_SECONDS)
+    finally:
+        os.replace(kept, shard)
+    told = run.log.read_text()[said:]
+    expect(code == 2 and str(shard) in told, f"a corrupt shard ended the command with {code}")
 
 
 FAULTS: dict[str, Strike] = {
@@ -199,7 +206,7 @@ FAULTS: dict[str, Strike] = {
     "controller stopped": stop_controller,
     "controller terminated": terminate_controller,
     "checkpoint torn": tear_checkpoint,
-    "disk full, learners": fill_disk_of_learners,
-    "disk full, controller": fill_disk_of_controller,
-    "pool corrupted": corrupt_pool,
+    "disk nearly full": leave_little_room,
+    "disk full": leave_no_room,
+    "pool shard corrupted": corrupt_pool,
 }

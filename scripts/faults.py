@@ -2,11 +2,12 @@
 
     python scripts/faults.py [--seed 0] [--faults 20] [--recipe recipes/quickstart.yaml] [KEY=VALUE ...]
 
-The run is the quickstart's recipe, made small, with a checkpoint every step and a reward function in processes of its
-own. This script is the launcher: it starts `pacore-rl train --resume auto`, breaks something once a step has ended and
-a random time has passed, and starts the command again whenever it ends early, as Slurm or Kubernetes would. A
-controller that says nothing for a while it kills first. After each fault the run must end the step it was in, which
-may have been over but for its line, and the one after.
+The run is the quickstart's recipe, made small, with a checkpoint every step, a reward function in processes of its
+own, a pool of several shards, and its run folder on a small disk (a tmpfs, which takes the right to mount). This script
+is the launcher: it starts `pacore-rl train --resume auto`, breaks something once a step has ended and a random time has
+passed, and starts the command again whenever it ends early, as Slurm or Kubernetes would. A controller that says
+nothing for a while it kills first. After each fault the run must end the step it was in, which may have been over but
+for its line, and the one after.
 
 In the end every step must be in metrics.jsonl exactly once, each with all its responses, none of them twice and none
 left unscored. Prints a line for each fault; the last line is JSON. Linux only.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from bench.step import write_data
 from fault_kinds import FAULTS, RECOVER_SECONDS, REPOSITORY, NotAsPromised, Run, expect
+from small_disk import small_disk
 
 from pacore_rl.config import Config
 from pacore_rl.events import EVENTS
@@ -35,6 +38,8 @@ from pacore_rl.recipes import load_config
 from pacore_rl.reporting.jsonl import read_metrics
 
 MAX_DELAY_SECONDS = 4.0
+DISK_MIB = 512
+MESSAGES_PER_SHARD = 128
 MANY_STEPS = 100_000
 PRESET = (
     "ppo.problems_per_step=8",
@@ -115,6 +120,13 @@ def audit(config: Config) -> tuple[int, int, int]:
     return len(times), lost, doubled
 
 
+def count_events(path: Path) -> dict[str, int]:
+    """How often each event of a run happened."""
+    if not path.exists():
+        return {}
+    return dict(Counter(json.loads(line)["event"] for line in path.read_text().splitlines()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=None, help="of kinds and moments; printed, and random by default")
@@ -132,29 +144,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pacore-faults-") as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        files = [f"data.problems={folder}/problems.jsonl", f"data.pool={folder}/pool.jsonl"]
+        files = [f"data.problems={folder}/problems.jsonl", f"data.pool={folder}/pool"]
         files += [
             "data.held_out_problems=null",
             "data.held_out_pool=null",
             f"model.path={REPOSITORY}/recipes/tiny_base",
         ]
-        settings = [f"run.output_dir={folder}", "run.name=run", f"run.seed={seed}", f"trainer.steps={MANY_STEPS}"]
+        settings = [f"run.output_dir={folder}/disk", "run.name=run", f"run.seed={seed}", f"trainer.steps={MANY_STEPS}"]
         config = load_config(options.recipe, [*settings, *files, *PRESET, *options.overrides])
-        write_data(config, num_problems=4 * config.ppo.problems_per_step)
-        run = Run(config, folder)
+        write_data(config, 4 * config.ppo.problems_per_step, messages_per_shard=MESSAGES_PER_SHARD)
         outcomes: list[Outcome] = []
-        try:
-            run.launch()
-            for fault in faults[: options.faults]:
-                outcomes.append(break_it(run, fault, rng))
-                print(json.dumps(outcomes[-1].__dict__), flush=True)
-        finally:
-            run.end()
-        steps, lost, doubled = audit(config)
-        events = config.run_dir / EVENTS
-        num_events = (
-            Counter(json.loads(line)["event"] for line in events.read_text().splitlines()) if events.exists() else {}
-        )
+        with small_disk(folder / "disk", DISK_MIB) as disk:
+            run = Run(config, folder, disk)
+            try:
+                run.launch()
+                for fault in faults[: options.faults]:
+                    outcomes.append(break_it(run, fault, rng))
+                    print(json.dumps(outcomes[-1].__dict__), flush=True)
+            finally:
+                run.end()
+                if options.keep:  # the disk goes
+                    shutil.copytree(config.run_dir, folder / "run")
+            steps, lost, doubled = audit(config)
+            num_events = count_events(config.run_dir / EVENTS)
     survived = sum(outcome.survived for outcome in outcomes)
     print(
         json.dumps(
@@ -171,7 +183,7 @@ def main() -> None:
                 "steps": steps,
                 "steps_lost": sum(outcome.steps_lost for outcome in outcomes),
                 "median_seconds": sorted(outcome.seconds for outcome in outcomes)[len(outcomes) // 2],
-                "events": dict(num_events),
+                "events": num_events,
             }
         )
     )

@@ -5,15 +5,40 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from pacore_rl import quickstart
 from pacore_rl.evaluation.report import load_report
 from pacore_rl.problems import load_problems
 from pacore_rl.reporting.jsonl import read_metrics
 
+METRICS = {
+    "reward/mean",
+    "response/length_tokens",
+    "response/truncated_share",
+    "messages/accuracy",
+    "messages/majority_vote",
+    "synthesis/accuracy",
+    "synthesis/emergent_correct",
+    "synthesis/cross_check_words",
+    "synthesis/cross_check_words_any_case",
+    "policy/entropy",
+    "policy/clip_share",
+    "policy/grad_norm",
+    "policy/logprob_gap_mean",
+    "critic/explained_variance",
+    "critic/grad_norm",
+    "throughput/generated_tokens_per_second",
+    "time/generate",
+    "time/score",
+    "time/learn",
+    "time/sync",
+}
+"""What the paper plots, and what tells of the run's health."""
 SHARES = ("message_accuracy", "majority_vote", "solo", "swapped", "synthesis")
 
 
-def test_every_phase_runs_and_leaves_what_it_promises(tmp_path: Path) -> None:
+def test_every_phase_runs_and_leaves_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = quickstart.run(
         out=tmp_path / "quickstart",
         preset="smoke",
@@ -41,3 +66,11 @@ def test_every_phase_runs_and_leaves_what_it_promises(tmp_path: Path) -> None:
     assert not training & held_out
     assert {problem.id for problem in load_problems(folder / "data" / "stage1.jsonl")} <= training
     assert (folder / "checkpoints" / "step_000002" / "actor" / "model.safetensors").exists()
+
+    told = capsys.readouterr().out
+    for phase in range(1, quickstart.NUM_PHASES + 1):
+        assert f"{phase}/{quickstart.NUM_PHASES} " in told
+    assert "Held-out problems" in told, "the table"
+    assert f"pacore-rl report {folder}" in told, "what to look at"
+    assert f"pacore-rl train {folder}/recipe.yaml" in told, "what to do next"
+    assert steps[0].keys() >= METRICS

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pacore_rl.inference.answering import Answerer, Model
 from pacore_rl.inference.client import Client, request_body, with_seed
@@ -28,17 +29,19 @@ from pacore_rl.inference.settings import ClientSettings, Endpoint
 from pacore_rl.synthesis.plan import RoundsPlan
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
-from vllm_server import MODEL, vllm_server  # pyright: ignore[reportMissingImports]
+from vllm_server import MODEL, TINY_BASE, vllm_server  # pyright: ignore[reportMissingImports]
 
 TARGET = 0.9
 WINDOW_TOKENS = 4_096
 OPTIONS = {"temperature": 1.0, "max_tokens": 4}
 
 
-def question(number: int, num_tokens: int) -> list[dict[str, str]]:
-    """A conversation of about ``num_tokens``: the model's tokenizer takes these digits one by one."""
+def question(tokenizer: PreTrainedTokenizerBase, number: int, num_tokens: int) -> list[dict[str, str]]:
+    """A conversation of ``num_tokens`` random digits and spaces, but for the few tokens of the chat template."""
     rng = random.Random(number)
-    return [{"role": "user", "content": "".join(rng.choice("0123456789") for _ in range(num_tokens))}]
+    text = "".join(rng.choice("0123456789 ") for _ in range(4 * num_tokens))
+    ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [{"role": "user", "content": text[: ends[num_tokens - 1][1]]}]
 
 
 async def with_routing(urls: Sequence[str], questions: Sequence[list[dict[str, str]]], num_samples: int) -> None:
@@ -92,6 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
     overrides = json.dumps({"max_position_embeddings": WINDOW_TOKENS})
     found: dict[str, dict[str, float]] = {}
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / f"{name}.log" for name in ("one", "two")]
         # vLLM 0.32 on CPUs cannot rewind a seeded random stream, which it does after each part of a split prompt.
@@ -105,7 +109,8 @@ def main() -> None:
             for offset, (name, run) in enumerate({"ours": with_routing, "spread": without_routing}.items()):
                 # Other prompts in each run, so that neither finds the other's in the cache.
                 first = 1_000 * offset
-                asked = [question(first + i, arguments.prompt_tokens) for i in range(arguments.problems)]
+                numbers = range(first, first + arguments.problems)
+                asked = [question(tokenizer, number, arguments.prompt_tokens) for number in numbers]
                 before = computed_tokens(urls)
                 asyncio.run(run(urls, asked, arguments.samples))
                 found[name] = avoided(urls, arguments.samples, before)
@@ -119,6 +124,7 @@ def main() -> None:
         **found,
         "samples": arguments.samples,
         "problems": arguments.problems,
+        "tokens_per_prompt": round(found["ours"]["prompt_tokens"] / arguments.samples / arguments.problems),
     }
     print(json.dumps(summary))
 

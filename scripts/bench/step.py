@@ -24,6 +24,7 @@ from pacore_rl.problems import save_problems
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.jsonl import read_metrics
 from pacore_rl.synthesis.message_pool import MessagePool
+from pacore_rl.synthesis.pool_shards import ShardedPool
 
 WORK = ("time/generate", "time/score", "time/learn", "time/sync")
 TARGET = 0.10
@@ -48,15 +49,24 @@ def bench_config(recipe: Path, folder: Path, overrides: Sequence[str]) -> Config
     )
 
 
-def write_data(config: Config, num_problems: int) -> None:
-    """Chain sums with demonstrated messages: the prompts have the lengths of the quickstart's."""
+def write_data(config: Config, num_problems: int, *, messages_per_shard: int | None = None) -> None:
+    """Chain sums with demonstrated messages: the prompts have the lengths of the quickstart's.
+
+    The pool is one file, or a folder of shards where ``messages_per_shard`` is given.
+    """
     assert config.data.problems is not None and config.data.pool is not None
     rng = random.Random(0)
     chains = [sample_chain(rng, range(5, 8)) for _ in range(num_problems)]
     save_problems(config.data.problems, [chain_problem(chain) for chain in chains])
-    MessagePool.open(config.data.pool).append(
-        [demonstrated_message(chain, Habits(), rng) for chain in chains for _ in range(config.synthesis.pool_size)]
-    )
+    messages = [
+        demonstrated_message(chain, Habits(), rng) for chain in chains for _ in range(config.synthesis.pool_size)
+    ]
+    if messages_per_shard is None:
+        MessagePool.open(config.data.pool).append(messages)
+        return
+    pool = ShardedPool.open(config.data.pool, messages_per_shard=messages_per_shard)
+    for start in range(0, len(messages), messages_per_shard):
+        pool.append(messages[start : start + messages_per_shard])
 
 
 def main() -> None:
