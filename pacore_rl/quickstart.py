@@ -2,6 +2,9 @@
 
     problems -> pools -> stage 1 -> PPO -> stage 2 -> PPO, with an evaluation before and after
 
+One that was cut off is gone on with by the same command: pools and evaluations that are on the disk are kept, and
+training continues from its last checkpoint.
+
 The task is built so that one trajectory cannot solve it (``data_curation.chain_sums``): a reply holds three
 additions, chains have five to seven numbers. A reply finishes one reliably only by going on from what another
 trajectory has found. The base model (``recipes/tiny_base``) sometimes goes on from a reference, but was never shown a
@@ -20,7 +23,8 @@ from pathlib import Path
 
 from data_curation.chain_sums import chain_problem, sample_chain
 from data_curation.stages import StageReport, select_stage1, select_stage2
-from pacore_rl.checkpoints.compatibility import data_fingerprints
+from pacore_rl.checkpoints.compatibility import check_data, data_fingerprints
+from pacore_rl.checkpoints.manifest import Checkpoint, latest_checkpoint
 from pacore_rl.collection import Pool
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
@@ -28,18 +32,18 @@ from pacore_rl.engine.cluster import RayEngine, open_engine
 from pacore_rl.engine.scoring import open_run_scorer
 from pacore_rl.evaluation.figures import plot_controls, plot_scaling
 from pacore_rl.evaluation.held_out_set import HeldOut
-from pacore_rl.evaluation.report import EvaluationReport, save_report
+from pacore_rl.evaluation.report import EvaluationReport, load_report, save_report
 from pacore_rl.evaluation.table import markdown_table, rich_table
 from pacore_rl.inputs import fingerprint
 from pacore_rl.interfaces import ChatTokenizer, Scorer
-from pacore_rl.problems import save_problems, write_atomically
-from pacore_rl.recipes import load_config
+from pacore_rl.problems import load_problems, save_problems, write_atomically
+from pacore_rl.recipes import load_config, resolved_yaml
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
-from pacore_rl.resuming import open_store
+from pacore_rl.resuming import go_back_to, open_store, say
 from pacore_rl.runs import Sinks, open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
-from pacore_rl.termination import Terminated, TerminatedSaved
+from pacore_rl.termination import TerminatedSaved
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
 from pacore_rl.types import Problem
@@ -79,6 +83,8 @@ class Quickstart:
     scorer: Scorer
     tokenizer: ChatTokenizer
     sinks: Sinks
+    start: Checkpoint | None
+    """Of an unfinished quickstart, to go on from."""
 
     @property
     def data(self) -> Path:
@@ -106,11 +112,7 @@ class Quickstart:
         self.train(stage1, train_pool, sets["held_out"], first_step=1, steps=plan.stage1_steps)
 
         phase(5, "stage 2: messages of the stage-1 policy; keep what is sometimes right")
-        stage2_pool = self.fill("stage2", stage1, model=f"{self.config.run.name}-step-{plan.stage1_steps}")
-        stage2 = self.filter_stage2(stage1, stage2_pool)
-        if len(stage2) < self.config.ppo.problems_per_step:
-            console.print("  too few are left to fill a step: stage 2 goes on with the problems of stage 1")
-            stage2 = stage1
+        stage2, stage2_pool = self.make_stage2(stage1)
 
         phase(6, f"PPO on stage 2: {plan.stage2_steps} steps")
         self.train(stage2, stage2_pool, sets["held_out"], first_step=plan.stage1_steps + 1, steps=plan.stage2_steps)
@@ -157,7 +159,22 @@ class Quickstart:
         save_problems(self.data / f"{name}.jsonl", kept)
         return kept
 
-    def filter_stage2(self, problems: Sequence[Problem], pool: MessagePool) -> tuple[Problem, ...]:
+    def make_stage2(self, stage1: Sequence[Problem]) -> tuple[Sequence[Problem], MessagePool]:
+        """What the policy of stage 1 gets right now and then, with messages of its own."""
+        path, last_step = self.data / "stage2.jsonl", self.plan.stage1_steps
+        if self.start is not None and self.start.manifest.step > last_step:  # the engine holds that policy no more
+            say(f"kept from {path}")
+            kept, pool = load_problems(path), MessagePool.open(self.data / "stage2_pool.jsonl", must_exist=True)
+        else:
+            pool = self.fill("stage2", stage1, model=f"{self.config.run.name}-step-{last_step}")
+            kept = self.filter_stage2(stage1, pool)
+            save_problems(path, kept)
+        if len(kept) < self.config.ppo.problems_per_step:
+            console.print("  too few are left to fill a step: stage 2 goes on with the problems of stage 1")
+            return stage1, pool
+        return kept, pool
+
+    def filter_stage2(self, problems: Sequence[Problem], pool: MessagePool) -> Sequence[Problem]:
         self.engine.turn_to("generation")
         accuracies = watched_synthesis_accuracy(
             problems,
@@ -169,8 +186,7 @@ class Quickstart:
         )
         kept, stage_report = select_stage2(problems, accuracies)
         self.tell("stage2", stage_report)
-        save_problems(self.data / "stage2.jsonl", kept)
-        return tuple(kept)
+        return kept
 
     def train(
         self,
@@ -181,8 +197,18 @@ class Quickstart:
         first_step: int,
         steps: int,
     ) -> None:
-        config, generator = with_steps(self.config, steps), self.engine.generator
-        with open_store(config, data_fingerprints(problems, messages(problems, pool))) as store:
+        """``steps`` steps from ``first_step`` on, those that an unfinished quickstart has made left out."""
+        config, generator, start = with_steps(self.config, steps), self.engine.generator, self.start
+        if start is not None and start.manifest.step >= first_step + steps:
+            say(f"done: the run is at step {start.manifest.step}")
+            return
+        fingerprints = data_fingerprints(problems, messages(problems, pool))
+        if start is not None and start.manifest.step < first_step:
+            start = None  # of the phase before this one
+        if start is not None:
+            check_data(start, fingerprints)
+            say(f"going on after step {start.manifest.step}")
+        with open_store(config, fingerprints) as store:
             trainer = Trainer(
                 config=config,
                 engine=self.engine,
@@ -197,9 +223,9 @@ class Quickstart:
                 checkpoints=store,
             )
             try:
-                trainer.train(first_step=first_step)
+                trainer.train(first_step=first_step, resume=start)
             except TerminatedSaved as saved:
-                raise Terminated from saved  # the phases before this one are not taken up again
+                raise TerminatedSaved("the same command goes on") from saved
 
     def evaluate(self, sets: dict[str, HeldOut], when: str) -> dict[str, EvaluationReport]:
         """Reports by set name, stored as ``<when>_<set>.json``."""
@@ -209,18 +235,23 @@ class Quickstart:
             console.print(
                 f"  {name}: {len(held_out.problems)} problems, {len(self.config.evaluation.configurations)} K"
             )
+            path = self.config.run_dir / f"{when}_{name}.json"
+            if path.exists():
+                say(f"kept from {path}")
+                reports[name] = load_report(path)
+                continue
             reports[name] = held_out.report(self.config, self.engine.generator, self.scorer, self.tokenizer)
-            save_report(reports[name], self.config.run_dir / f"{when}_{name}.json")
+            save_report(reports[name], path)
         return reports
 
 
 def run(
     *, out: Path = Path("runs/quickstart"), seed: int = 0, preset: str = "quick", overrides: Sequence[str] = ()
 ) -> Path:
-    """The whole quickstart; returns its folder.
+    """The whole quickstart, or the rest of one that was cut off; returns its folder.
 
     Raises:
-        ValueError: an unknown preset, or a folder that already holds a run.
+        ValueError: an unknown preset, or a folder that holds another run.
     """
     if preset not in PLANS:
         raise ValueError(f"preset {preset!r} is unknown; choose one of {', '.join(PLANS)}.")
@@ -243,7 +274,7 @@ def run(
         return config.run_dir
     plan = PLANS[preset]
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    prepare_run_dir(config)
+    start = take_up(config, preset)
     console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
     console.print("  starting Ray, vLLM and DeepSpeed (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
@@ -252,8 +283,40 @@ def run(
         open_engine(config) as engine,
         open_run_scorer(config) as scorer,
     ):
-        Quickstart(config=config, plan=plan, engine=engine, scorer=scorer, tokenizer=tokenizer, sinks=sinks).run()
+        Quickstart(
+            config=config,
+            plan=plan,
+            engine=engine,
+            scorer=scorer,
+            tokenizer=tokenizer,
+            sinks=sinks,
+            start=start,
+        ).run()
     return config.run_dir
+
+
+def take_up(config: Config, preset: str) -> Checkpoint | None:
+    """The run folder, made; and the last checkpoint of an unfinished quickstart in it, its journals cut back to that.
+
+    Raises:
+        ValueError: the folder holds a run of other settings, or of another kind.
+    """
+    marker = config.run_dir / "quickstart.txt"
+    settings = f"preset: {preset}\n{resolved_yaml(config)}"
+    if marker.exists() and marker.read_text() != settings:
+        raise ValueError(
+            f"{config.run_dir} holds an unfinished quickstart of other settings ({marker.name}); go on with it by the "
+            "command that began it, or give this one another folder (--out)."
+        )
+    goes_on = marker.exists()
+    prepare_run_dir(config, goes_on=goes_on)
+    write(marker, settings)
+    if not goes_on:
+        return None
+    say("going on with what is in the folder")
+    checkpoint = latest_checkpoint(config.run_dir / "checkpoints", say)
+    go_back_to(config, checkpoint)
+    return checkpoint
 
 
 def chain_problems(name: str, num_problems: int, lengths: range, *, seed: int) -> tuple[Problem, ...]:

@@ -15,7 +15,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class TerminatedSaved(Terminated):
-    """SIGTERM, after which the run was saved: ``--resume auto`` goes on from where it was."""
+    """SIGTERM, after which the run was saved. The message says what goes on, where it is not ``--resume auto``."""
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,30 +36,22 @@ METRICS = {
     "time/sync",
 }
 """What the paper plots, and what tells of the run's health."""
+REPEATABLE = ("reward/mean", "policy/loss", "policy/grad_norm", "critic/loss", "response/length_tokens")
 SHARES = ("message_accuracy", "majority_vote", "solo", "swapped", "synthesis")
 
 
-def test_every_phase_runs_and_leaves_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = quickstart.run(
-        out=tmp_path / "quickstart",
-        preset="smoke",
-        overrides=[
-            "ppo.problems_per_step=2",
-            "ppo.responses_per_problem=4",
-            "evaluation.configurations=[[2],[2,2]]",
-            "evaluation.self_consistency_pool=4",
-            "rollout.num_workers=1",
-            "rollout.kv_cache_gib=0.25",
-            "logging.wandb_project=null",
-        ],
-    )
+def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_smallest(tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     for when in ("before", "after"):
         assert all(0 <= summary[when][share] <= 1 for share in SHARES)
         assert load_report(folder / f"{when}_held_out.json").to_dict() == summary[when]
-    steps = [row for row in read_metrics(folder / "metrics.jsonl") if "time/step" in row]
+    steps = training_steps(folder)
     assert [row["step"] for row in steps] == [1, 2]
     assert [row["policy/weight_version"] for row in steps] == [0, 1]
+    assert steps[0].keys() >= METRICS
     for name in ("scaling.png", "scaling_long.png", "controls.png", "curves.png", "table.md", "recipe.yaml"):
         assert (folder / name).stat().st_size > 0, name
     training = {problem.id for problem in load_problems(folder / "data" / "train_candidates.jsonl")}
@@ -73,4 +66,41 @@ def test_every_phase_runs_and_leaves_what_it_promises(tmp_path: Path, capsys: py
     assert "Held-out problems" in told, "the table"
     assert f"pacore-rl report {folder}" in told, "what to look at"
     assert f"pacore-rl train {folder}/recipe.yaml" in told, "what to do next"
-    assert steps[0].keys() >= METRICS
+
+    # As if it had been killed in stage 2, which is done again: from the weights of stage 1, with the same numbers.
+    for name in ("summary.json", "after_held_out.json", "after_long.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_000002")
+    pool = (folder / "data" / "train_pool.jsonl").read_bytes()
+    run_smallest(tmp_path)
+    assert (folder / "data" / "train_pool.jsonl").read_bytes() == pool, "no message is made twice"
+    again = training_steps(folder)
+    assert [row["step"] for row in again] == [1, 2]
+    for before, after in zip(steps, again, strict=True):
+        assert {key: before[key] for key in REPEATABLE} == {key: after[key] for key in REPEATABLE}
+    assert json.loads((folder / "summary.json").read_text())["after"] == summary["after"]
+
+    (folder / "summary.json").unlink()
+    with pytest.raises(ValueError, match="unfinished quickstart of other settings"):
+        run_smallest(tmp_path, seed=1)
+
+
+def run_smallest(tmp_path: Path, seed: int = 0) -> Path:
+    return quickstart.run(
+        out=tmp_path / "quickstart",
+        seed=seed,
+        preset="smoke",
+        overrides=[
+            "ppo.problems_per_step=2",
+            "ppo.responses_per_problem=4",
+            "evaluation.configurations=[[2],[2,2]]",
+            "evaluation.self_consistency_pool=4",
+            "rollout.num_workers=1",
+            "rollout.kv_cache_gib=0.25",
+            "logging.wandb_project=null",
+        ],
+    )
+
+
+def training_steps(folder: Path) -> list[dict[str, float]]:
+    return [dict(row) for row in read_metrics(folder / "metrics.jsonl") if "time/step" in row]

@@ -273,6 +273,8 @@ def quickstart(
 ) -> None:
     """The whole system in miniature, on two CPU cores: problems, pools, both stages of training, evaluation.
 
+    One that was interrupted goes on where it was when the same command is given again.
+
     Example: [cyan]pacore-rl quickstart --out runs/quickstart --seed 0[/]
 
     Next: [cyan]pacore-rl train recipes/quickstart.yaml trainer.steps=10[/], with a recipe of your own.

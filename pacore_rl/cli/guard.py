@@ -86,7 +86,7 @@ def guard(*, debug: bool) -> Iterator[Outputs]:
 def _word_and_code(interruption: KeyboardInterrupt) -> tuple[str, int]:
     match interruption:
         case TerminatedSaved():
-            return "Terminated, and saved: --resume auto goes on", SAVED
+            return f"Terminated, and saved: {str(interruption) or '--resume auto goes on'}", SAVED
         case Terminated():
             return "Terminated", 143
         case _:
