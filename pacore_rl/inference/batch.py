@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,15 +169,16 @@ class _Batch:
 
 
 class _Rate:
-    """Tokens a second, since it was asked last."""
+    """Tokens a second over the latest ``TICK_SECONDS`` or more."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._last = (time.monotonic(), 0)
+        self._clock = clock
+        self._last = (clock(), 0)
         self._rate = 0.0
 
     def note(self) -> str:
-        now, pieces = time.monotonic(), self._client.counters.num_pieces
+        now, pieces = self._clock(), self._client.counters.num_pieces
         elapsed = now - self._last[0]
         if elapsed >= TICK_SECONDS:
             self._rate = (pieces - self._last[1]) / elapsed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,10 +89,7 @@ async def _served(replica: Replica) -> dict[str, int | None]:
     try:
         response = await replica.transport.call("GET", f"{url}/models")
     except httpx.HTTPError as error:
-        raise EndpointError(
-            f"the endpoint {url} cannot be reached ({type(error).__name__}: {error}); start the server, for instance "
-            "with `vllm serve MODEL --port 8000`, or correct --endpoint."
-        ) from None
+        raise EndpointError(_unreached(url, error)) from None
     if response.status_code in (401, 403):
         raise EndpointError(
             f"the endpoint {url} refuses the API key ({response.status_code}); set it in the environment variable of "
@@ -109,3 +107,20 @@ async def _served(replica: Replica) -> dict[str, int | None]:
             "server, such as http://127.0.0.1:8000/v1."
         )
     return {id: length if isinstance(length, int) and length > 0 else None for id, length in models.items()}
+
+
+def _unreached(url: str, error: httpx.HTTPError) -> str:
+    """Why an endpoint gave no response, and what to do."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return (
+            f"the certificate of the endpoint {url} is not accepted ({cause.verify_message.rstrip('.')}). For one of "
+            "your own, set SSL_CERT_FILE to a PEM file that holds it or the authority that signed it (in the place of "
+            "the public ones); the host in --endpoint must be one that it is for."
+        )
+    return (
+        f"the endpoint {url} cannot be reached ({type(error).__name__}: {error}); start the server, for instance "
+        "with `vllm serve MODEL --port 8000`, or correct --endpoint."
+    )

@@ -1,5 +1,7 @@
 """Connections to one endpoint: pooled, kept alive, TLS verified, without a limit on how long an answer may take.
 
+Certificates are checked against the public authorities, or against those in the file that SSL_CERT_FILE names.
+
 A pool of httpx looks at each of its connections, for each of its connections, whenever a request begins or ends: at
 thousands of open calls that is most of the work. So every connection is a transport of httpx of its own here, and the
 ones that are free are kept in the order of their last use.
@@ -9,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import ssl
 import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -42,7 +46,7 @@ class Transport:
         ]
         if endpoint.api_key is not None:
             self._headers.append((b"Authorization", f"Bearer {endpoint.api_key}".encode()))
-        self._context = httpx.create_ssl_context()  # one for all: it reads every certificate authority
+        self._context = _tls_context()  # one for all: it reads every certificate authority
         host = parts.hostname or ""
         self._proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(parts.scheme)
         # Nothing limits the read: silence is bounded by whoever reads, who knows what it waits for.
@@ -121,3 +125,16 @@ class Transport:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         self._plan_reaping()
+
+
+def _tls_context() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        path = os.environ.get("SSL_CERT_FILE")
+        if not path:
+            raise
+        raise ValueError(
+            f"the certificates of SSL_CERT_FILE={path} cannot be read ({error}); name a PEM file, or unset it for the "
+            "public authorities."
+        ) from error

@@ -1,4 +1,7 @@
-"""``infer`` and ``serve`` against vLLM itself, with the quickstart's model: no stand-in. One server for all tests."""
+"""``infer`` and ``serve`` against vLLM itself, with the quickstart's model: no stand-in. One server for all tests.
+
+Those that are always run show a batch from its questions to its answers, and a stream. The others are slow.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,6 @@ from pacore_rl.problems import save_problems
 TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 ]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,7 @@ async def test_a_stream_and_its_usage(api: AsyncOpenAI, chains: list[ChainSum]) 
     assert pacore["ttc_tokens"] == sum(r["generated_tokens"] for r in pacore["rounds"])
 
 
+@pytest.mark.slow
 async def test_two_choices(api: AsyncOpenAI, chains: list[ChainSum]) -> None:
     completion = await api.chat.completions.create(
         model="pacore:3", messages=ask(chains[1]), max_tokens=60, n=2, seed=2
@@ -129,6 +132,7 @@ async def test_two_choices(api: AsyncOpenAI, chains: list[ChainSum]) -> None:
     assert [r["num_samples"] for r in extension.pacore["rounds"]] == [3, 2]
 
 
+@pytest.mark.slow
 async def test_a_tools_schema_reaches_the_closing_round(api: AsyncOpenAI, chains: list[ChainSum]) -> None:
     completion = await api.chat.completions.create(
         model="pacore:2", messages=ask(chains[2]), max_tokens=60, tools=TOOLS, seed=3
@@ -145,6 +149,7 @@ async def test_a_tools_schema_reaches_the_closing_round(api: AsyncOpenAI, chains
     assert message.tool_calls[0].function.name == "add"
 
 
+@pytest.mark.slow
 async def test_the_budget_holds(api: AsyncOpenAI, chains: list[ChainSum]) -> None:
     completion: Any = await api.chat.completions.create(
         model="pacore-medium", messages=ask(chains[3]), extra_body={"pacore": {"max_total_tokens": 170}}
@@ -154,6 +159,7 @@ async def test_the_budget_holds(api: AsyncOpenAI, chains: list[ChainSum]) -> Non
     assert set(pacore["rounds"][0]["finishes"]) == {"truncated"}  # ten tokens each
 
 
+@pytest.mark.slow
 async def test_cancelling_stops_the_engine(api: AsyncOpenAI, vllm: str, chains: list[ChainSum]) -> None:
     async def running() -> float:
         async with httpx.AsyncClient() as http:
@@ -177,6 +183,7 @@ async def test_cancelling_stops_the_engine(api: AsyncOpenAI, vllm: str, chains: 
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_evaluate_and_report_measure_the_served_model(vllm: str, chains: list[ChainSum], tmp_path: Path) -> None:
     save_problems(tmp_path / "chains.jsonl", [chain_problem(chain) for chain in chains])
     recipe = tmp_path / "recipe.yaml"
