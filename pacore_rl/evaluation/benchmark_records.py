@@ -70,15 +70,19 @@ def hle(record: Record) -> Record | None:
 
 
 def multichallenge(record: Record) -> Record:
-    """MultiChallenge: ``CONVERSATION``, and the question that a judge answers about the model's reply."""
-    if "TARGET_QUESTION" not in record:
+    """MultiChallenge: ``CONVERSATION``, and the question that a judge answers about the model's reply.
+
+    Copies of the set differ in the case of their columns.
+    """
+    columns = {key.upper(): value for key, value in record.items()}
+    if "TARGET_QUESTION" not in columns:
         return record
-    given: Any = record.get("CONVERSATION") or record.get("prompt") or ()
-    turns = json.loads(given) if isinstance(given, str) else given
-    rubric = {"question": record["TARGET_QUESTION"], "expected": record.get("PASS_CRITERIA") or "YES"}
+    given: Any = columns.get("CONVERSATION") or columns.get("PROMPT") or ()
+    turns = json.loads(given) if isinstance(given, str) and given.startswith("[") else given
+    rubric = {"question": columns["TARGET_QUESTION"], "expected": columns.get("PASS_CRITERIA") or "YES"}
     return {
-        "id": record.get("QUESTION_ID"),
-        "conversation": [{"role": turn["role"], "content": turn["content"]} for turn in turns],
+        "id": columns.get("QUESTION_ID"),
+        "conversation": turns,
         "ground_truth": json.dumps(rubric, ensure_ascii=False),
-        "axis": record.get("AXIS") or "",
+        "axis": columns.get("AXIS") or "",
     }

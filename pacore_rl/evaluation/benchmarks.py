@@ -157,7 +157,11 @@ def load_benchmark(
     for where, record in _records(source, benchmark):
         form = benchmark.read(record)
         if form is not None:
-            problems.append(_prepared(problem_of_record(form, where), benchmark, instruction))
+            try:
+                problem = problem_of_record(form, where)
+            except ValueError as error:
+                raise ValueError(f"{error} This record has: {', '.join(record)}.") from error
+            problems.append(_prepared(problem, benchmark, instruction))
     if not problems:
         raise ValueError(f"{source} holds no problem of {benchmark.title}; check the source of benchmark {name!r}.")
     twice = [id for id, count in Counter(problem.id for problem in problems).items() if count > 1]
@@ -192,7 +196,7 @@ def _records(source: str, benchmark: Benchmark) -> Iterable[tuple[str, Record]]:
             f"benchmark {benchmark.name!r}: {source!r} is neither a file nor the hub id of a data set; give a path "
             "such as data/problems.jsonl, or owner/name."
         )
-    rows = _hub_rows(found[1], found[2] or benchmark.split, benchmark)
+    rows = _hub_rows(found[1], found[2], benchmark)
     for number, row in enumerate(rows, start=1):
         yield f"{source}, row {number}", row
 
@@ -204,18 +208,26 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Record]]:
             yield f"{path}, row {number}", row
 
 
-def _hub_rows(hub_id: str, split: str, benchmark: Benchmark) -> Iterable[Record]:
-    """The rows of a data set on the hub, from the local cache where it is there already."""
+def _hub_rows(hub_id: str, split: str | None, benchmark: Benchmark) -> Iterator[Record]:
+    """The rows of a data set on the hub, from the local cache where it is there already. No split: the benchmark's."""
     from datasets import load_dataset  # here: it is slow to import, and files do without
 
+    reads_files = benchmark.files is not None and hub_id == benchmark.hub_id
+    if reads_files and split is not None:
+        raise ValueError(
+            f"benchmark {benchmark.name!r}: {hub_id} is read as plain files ({benchmark.files}), which have no split "
+            f"{split!r}; leave ':{split}' out."
+        )
+    split = split or benchmark.split
     try:
-        if benchmark.files is not None and hub_id == benchmark.hub_id:
+        if reads_files:
             # The data set's own loading script is not run: code from the hub is never executed.
             pattern = f"hf://datasets/{hub_id}/{benchmark.files}"
             rows = load_dataset("json", data_files=pattern, split="train", streaming=True)
         else:
             rows = load_dataset(hub_id, split=split)
-        return [cast(Record, row) for row in rows]
+        for row in rows:  # one after another: most of LiveCodeBench lies outside the window
+            yield cast(Record, row)
     except Exception as error:  # the hub's errors have no common type: connection, offline mode, access, absence
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(

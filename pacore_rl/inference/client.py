@@ -22,6 +22,7 @@ from pacore_rl.inference.completion import RETRYABLE, Completion, Delta, Failure
 from pacore_rl.inference.settings import ClientSettings, Endpoint
 from pacore_rl.inference.slots import Slots
 from pacore_rl.inference.transport import Transport
+from pacore_rl.retry_after import retry_after_seconds
 
 MAX_ERROR_BYTES = 65_536
 REST_SECONDS = 5.0
@@ -182,9 +183,11 @@ class Client:
 
     def _wait_seconds(self, num_attempts: int, after_seconds: float) -> float:
         settings = self.settings
-        wait = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** (num_attempts - 1))
-        # Else all calls that one failure of the server broke come back at the same moment.
-        return max(wait, min(after_seconds, settings.max_backoff_seconds)) * random.uniform(0.5, 1.5)
+        limit = settings.max_backoff_seconds
+        wait = min(limit, settings.backoff_seconds * 2 ** (num_attempts - 1))
+        # Drawn, else all calls that one failure of the server broke come back at the same moment; but none before the
+        # server said.
+        return max(wait * random.uniform(0.5, 1.5), min(after_seconds, limit) * random.uniform(1.0, 1.5))
 
     async def _attempt(self, replica: Replica, body: bytes, state: CallState, on_delta: OnDelta | None) -> Completion:
         url = f"{replica.endpoint.base_url}/chat/completions"
@@ -289,11 +292,9 @@ async def _refusal(response: httpx.Response) -> _AttemptFailed:
         kind = "server_error"
     elif status in (400, 413, 422) and any(word in message.lower() for word in _OVERFLOW_WORDS):
         kind = "overflow"
-    wait = response.headers.get("retry-after", "")
-    after_seconds = float(wait) if wait.replace(".", "", 1).isdigit() else 0.0
     return _AttemptFailed(
         Failure(kind=kind, message=f"the server answered {status}: {message}", status=status),
-        after_seconds=after_seconds,
+        after_seconds=retry_after_seconds(response.headers.get("retry-after")),
     )
 
 

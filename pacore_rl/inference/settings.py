@@ -62,6 +62,7 @@ class ClientSettings:
     backoff_seconds: float = 1.0
     """Before the first retry; it doubles with each, and is drawn anew between half and one and a half of that."""
     max_backoff_seconds: float = 60.0
+    """Where doubling ends, and the most that a server's ``Retry-After`` counts for; before the draw."""
     max_open_calls: int = 512
     """Of each endpoint. Less are open while it says that it is busy."""
     leader_first_bytes: int = 2_048

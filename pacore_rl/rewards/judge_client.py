@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacore_rl.config import JudgeConfig
 from pacore_rl.failures import RunStopped
+from pacore_rl.retry_after import retry_after_seconds
 from pacore_rl.rewards.base import Question, right, wrong
 from pacore_rl.rewards.judge_cache import JudgeCache
 from pacore_rl.rewards.judge_prompt import RUBRIC_VERSION, VERSION, prompt_for, read_verdict, rubric_prompt_for
@@ -198,8 +199,7 @@ class Judge:
 def _text_of(response: httpx.Response) -> str | None:
     status = response.status_code
     if status == 429 or status >= 500:
-        wait = response.headers.get("retry-after", "")
-        after = float(wait) if wait.replace(".", "", 1).isdigit() else 0.0
+        after = retry_after_seconds(response.headers.get("retry-after"))
         raise _Retryable(f"the endpoint answered {status}", is_down=status != 429, after_seconds=after)
     if status != 200:
         raise JudgeError(f"the endpoint refused the request with {status}: {response.text[:200]}")

@@ -237,6 +237,20 @@ def test_multichallenge(hub: Hub) -> None:
     assert json.loads(problem.ground_truth) == {"question": "Any meat?", "expected": "NO"}
 
 
+def test_multichallenge_in_lower_case(hub: Hub) -> None:
+    row = {"question_id": "1", "axis": "A", "target_question": "Any meat?", "pass_criteria": "NO"}
+    turns = json.dumps([{"role": "user", "content": "A recipe?"}])
+    hub.put("someone/copy", "test", dict.fromkeys((*row, "conversation"), TEXT), {**row, "conversation": turns})
+    (problem,) = load_benchmark("multichallenge", "someone/copy:test")
+    assert problem.conversation[0].content == "A recipe?"
+    assert json.loads(problem.ground_truth) == {"question": "Any meat?", "expected": "NO"}
+
+
+def test_plain_files_have_no_split(hub: Hub) -> None:
+    with pytest.raises(ValueError, match=r"read as plain files .* no split 'release_v5'; leave ':release_v5' out"):
+        load_benchmark("livecodebench", "livecodebench/code_generation_lite:release_v5")
+
+
 def test_an_id_that_is_not_there_is_told_with_what_to_do(hub: Hub) -> None:
     with pytest.raises(ValueError) as caught:
         load_benchmark("aime_2025", "MathArena/aime_1925")
@@ -266,5 +280,6 @@ def test_another_schema_is_told_with_the_row_and_what_it_lacks(
     hub: Hub, name: str, row: dict[str, Any], message: str
 ) -> None:
     hub.put("someone/set", "train", dict.fromkeys(row, TEXT), row)
-    with pytest.raises(ValueError, match=rf"^someone/set:train, row 1: {message}"):
+    columns = ", ".join(row)
+    with pytest.raises(ValueError, match=rf"^someone/set:train, row 1: {message}.* This record has: {columns}"):
         load_benchmark(name, "someone/set:train")
