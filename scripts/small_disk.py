@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MIB = 1 << 20
@@ -23,8 +23,9 @@ class SmallDisk:
         with self._ballast.open("wb") as ballast:
             taken = 0
             while (room := self._room() - leave_bytes) > 0:
-                os.posix_fallocate(ballast.fileno(), taken, room)
-                taken += room
+                with suppress(OSError):  # somebody else took some of it first
+                    os.posix_fallocate(ballast.fileno(), taken, room)
+                    taken += room
 
     def free(self) -> None:
         """Give the room back."""
