@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from PIL import Image
 from run_folders import HOSTILE, write_run
 
 from pacore_rl.events import record_event
@@ -87,7 +88,7 @@ def detail(browser: Any) -> str:
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_every_chart_is_drawn_legible_and_whole_and_the_console_is_silent(
-    browser: Any, address: str, width: int, colours: str
+    browser: Any, address: str, width: int, colours: str, tmp_path: Path
 ) -> None:
     browser.prefer(colours)
     opened(browser, address, width)
@@ -101,6 +102,13 @@ def test_every_chart_is_drawn_legible_and_whole_and_the_console_is_silent(
     assert browser.run(outside) == 0
     assert browser.run(LOWEST_CONTRAST) >= 4.5, "WCAG's contrast of small text"
     assert browser.complaints() == []
+    browser.screenshot(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.size == (width, 900)
+        seen = picture.convert("L").histogram()
+        paper = max(range(256), key=seen.__getitem__)
+    assert (paper > 200) == (colours == "light"), "mostly paper, of the colour that was asked for"
+    assert sum(count > 20 for count in seen) > 20, "with something on it"
 
 
 def test_what_happened_to_the_run_is_told(browser: Any, tmp_path: Path) -> None:
