@@ -118,6 +118,7 @@ def test_the_table_names_every_check_and_failures_decide() -> None:
         "disk",
         "processor",
         "loopback",
+        "sandbox",
     ):
         assert name in shown
     assert "engine start" not in shown

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pacore_rl.config import RewardConfig
-from pacore_rl.rewards.code import backends
+from pacore_rl.rewards.code import backends, probe
 from pacore_rl.rewards.code.backends import BACKENDS, Backend
 from pacore_rl.rewards.code.building import cpp_complaint
 from pacore_rl.rewards.code.grading import Budget, Grade, grade
@@ -220,6 +220,18 @@ def test_a_program_cannot_pass_its_failure_off_as_ours(name: str) -> None:
     """A sample that is masked out costs its writer nothing, and enough of them stop a run."""
     found = graded(FORGERIES[name])
     assert found.outcome == "scored" and found.passed < found.total, found.reason
+
+
+def test_a_machine_without_a_sandbox_is_told_at_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no bwrap
+    monkeypatch.setattr(probe, "_chosen", {})
+    monkeypatch.setattr(probe, "_refused", {})
+    told = check_ground_truths([problem(SUM, "first"), problem(SUM, "second")], RewardConfig(sandbox="bubblewrap"))
+    assert [wrong.id for wrong, _ in told] == ["first", "second"]
+    first, second = (reason for _, reason in told)
+    assert "none holds on this machine" in first and "`bwrap` is not installed" in first
+    assert "apt-get install bubblewrap" in first and "reward.unsafe_local=true" in first
+    assert second == "reward 'code' cannot be used, as told of the first problem that asks for it"
 
 
 def test_tests_that_cannot_be_used_are_told_at_load() -> None:
