@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import make_pool, watched_synthesis_accuracy
 from pacore_rl.inputs import fingerprint
+from pacore_rl.interfaces import Generator
 from pacore_rl.machine import num_cores
 from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.reporting.terminal import console
@@ -25,6 +26,9 @@ from pacore_rl.spread import InProcess, Processes, Spread, over_parts
 from pacore_rl.synthesis.pool_shards import Pool, load_messages, open_pool
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import PoolMessage, Problem
+
+OpenGenerator = Callable[[str], AbstractContextManager[Generator]]
+"""From the path of a model to a generator that runs it."""
 
 _MEASURED_TOGETHER = 256
 """Problems whose synthesis accuracy is measured, and then remembered, together."""
@@ -65,11 +69,14 @@ def make_stage1(config: Config) -> Path:
     return _write(paths, 1, result, message_accuracies=accuracies)
 
 
-def make_stage2(config: Config, *, model: str | None = None) -> Path:
+def make_stage2(config: Config, *, model: str | None = None, open_generator: OpenGenerator | None = None) -> Path:
     """``pacore-rl curate stage2``: keep 0 < synthesis accuracy < 1 under a stage-1 checkpoint; writes a training set.
 
     Measured are the curated problems that have messages. What was measured is remembered as it is found, so that an
     interrupted run goes on where it was.
+
+    Args:
+        open_generator: what generates; None: vLLM engines that Ray starts.
     """
     paths = CurationPaths(root=config.curation.output_dir)
     problems = _curated(paths)
@@ -78,7 +85,9 @@ def make_stage2(config: Config, *, model: str | None = None) -> Path:
     if not with_messages:
         raise ValueError(f"no problem of {paths.problems} has a message in {paths.pool}; run `pacore-rl curate pools`.")
     path = model or config.model.path
-    accuracies = _synthesis_accuracies(config, with_messages, paths, path)
+    accuracies = _synthesis_accuracies(
+        config, with_messages, paths, path, open_generator or partial(_open_engine_generator, config)
+    )
     result = select_by_source(problems, partial(select_stage2, accuracies=accuracies))
     messages = {problem_id: pool.message_accuracy(problem_id) for problem_id in result.kept_ids}
     return _write(paths, 2, result, message_accuracies=messages, synthesis_accuracies=accuracies)
@@ -118,20 +127,31 @@ def _write(
     return paths.stage(number)
 
 
+@contextmanager
+def _open_engine_generator(config: Config, model: str) -> Iterator[Generator]:
+    from pacore_rl.engine.cluster import open_engine
+
+    with open_engine(config, workers="rollout", model_path=model) as engine:
+        yield engine.generator
+
+
 def _synthesis_accuracies(
-    config: Config, problems: Sequence[Problem], paths: CurationPaths, model: str
+    config: Config, problems: Sequence[Problem], paths: CurationPaths, model: str, open_generator: OpenGenerator
 ) -> dict[str, float]:
-    """By problem id; those that could not be scored are left out."""
+    """By problem id; those that could not be scored are left out, and tried again by the next run."""
     name, settings = fingerprint(model), config.synthesis.model_dump_json() + config.sampling.model_dump_json()
     log = KeyedLog.open(paths.root / "cache" / "synthesis_accuracy.jsonl")
 
     def key(problem: Problem) -> tuple[str | int, ...]:
         return (name, config.run.seed, settings, problem.id)
 
-    todo = [problem for problem in problems if log.get(key(problem)) is None]
+    def measured(problem: Problem) -> float | None:
+        return (log.get(key(problem)) or {}).get("accuracy")
+
+    todo = [problem for problem in problems if measured(problem) is None]
     if todo:
-        _measure(config, todo, paths, model, log, key)
-    found = {problem.id: (log.get(key(problem)) or {}).get("accuracy") for problem in problems}
+        _measure(config, todo, paths, model, open_generator, log, key)
+    found = {problem.id: measured(problem) for problem in problems}
     return {problem_id: accuracy for problem_id, accuracy in found.items() if accuracy is not None}
 
 
@@ -140,26 +160,26 @@ def _measure(
     problems: Sequence[Problem],
     paths: CurationPaths,
     model: str,
+    open_generator: OpenGenerator,
     log: KeyedLog,
     key: Callable[[Problem], tuple[str | int, ...]],
 ) -> None:
-    from pacore_rl.engine.cluster import open_engine
-
     tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-    with open_scorer(config.reward) as scorer, open_engine(config, workers="rollout", model_path=model) as engine:
+    with open_scorer(config.reward) as scorer, open_generator(model) as generator:
         for start in range(0, len(problems), _MEASURED_TOGETHER):
             batch = problems[start : start + _MEASURED_TOGETHER]
             console.print(f"  problems {start + 1:,} to {start + len(batch):,} of {len(problems):,}", highlight=False)
             found = watched_synthesis_accuracy(
                 batch,
                 load_messages(paths.pool, [problem.id for problem in batch]),
-                generator=engine.generator,
+                generator=generator,
                 scorer=scorer,
                 tokenizer=tokenizer,
                 config=config,
             )
             for problem in batch:
-                log.put(key(problem), {"accuracy": found.get(problem.id)})
+                if problem.id in found:
+                    log.put(key(problem), {"accuracy": found[problem.id]})
 
 
 def _open_pool(config: Config, paths: CurationPaths) -> Pool:

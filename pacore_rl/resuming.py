@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from pacore_rl.checkpoints.compatibility import changed_settings, check_data
 from pacore_rl.checkpoints.manifest import Checkpoint, latest_checkpoint, open_checkpoint, step_folders
@@ -19,6 +20,12 @@ from pacore_rl.reporting.jsonl import JOURNALS, cut_back, length
 from pacore_rl.reporting.terminal import console
 
 _log = logging.getLogger(__name__)
+
+
+class OpenEngine(Protocol):
+    """``engine.cluster.open_engine``, or what a test has in its place."""
+
+    def __call__(self, config: Config, *, wait_seconds: float) -> AbstractContextManager[Engine]: ...
 
 
 def say(text: str) -> None:
@@ -81,17 +88,21 @@ def train_through(
     store: CheckpointStore,
     attempt: Callable[[Engine, Checkpoint | None], None],
     start: Checkpoint | None,
+    *,
+    open_engine: OpenEngine | None = None,
 ) -> None:
     """Run ``attempt`` on an engine, and again on a fresh one from the last checkpoint where a worker is lost.
 
     Everything starts anew, engines too: it is the one way that serves for a killed process, a hung one and a lost node.
 
     Raises:
-        WorkerDied, TimeoutError: workers were lost ``surviving.max_restarts`` + 1 times without a checkpoint between.
+        WorkerDied: workers were lost ``surviving.max_restarts`` + 1 times without a checkpoint between.
     """
-    from pacore_rl.engine.cluster import open_engine
+    if open_engine is None:
+        from pacore_rl.engine import cluster
 
-    num_restarts = 0
+        open_engine = cluster.open_engine
+    num_restarts, limit = 0, config.surviving.max_restarts
     while True:
         wait_seconds = config.surviving.node_wait_seconds if num_restarts else 0.0
         with open_engine(config, wait_seconds=wait_seconds) as engine:
@@ -104,10 +115,13 @@ def train_through(
             engine.close()
             last = latest_after_loss(store)
         num_restarts = 1 if _has_advanced(start, last) else num_restarts + 1
-        if num_restarts > config.surviving.max_restarts:
-            raise lost
+        if num_restarts > limit:
+            raise WorkerDied(
+                f"{lost}\nsurviving.max_restarts={limit} allows no further restart without a checkpoint in between. "
+                "Mend what ends the workers, and go on with --resume auto."
+            ) from lost
         start, step = last, 0 if last is None else last.manifest.step
-        say(f"{lost}\n  restart {num_restarts} of at most {config.surviving.max_restarts}: going on after step {step}")
+        say(f"{lost}\n  restart {num_restarts} of at most {limit}: going on after step {step}")
         record_event(config.run_dir, "restart", step=step, cause=str(lost))
         go_back_to(config, start)
 

@@ -124,6 +124,7 @@ class Calls:
 
     def _ask(self, worker: int, jobs: list[Job]) -> None:
         self._held[worker] = set(jobs)
+        self._progress.pop(worker, None)  # of a predecessor
         method = self._group.handles[worker].generate.options(num_returns="streaming")
         more = self._route.has_waiting
         self.streams[method.remote(self._call, self._shared, self._sampling, jobs, more=more)] = worker

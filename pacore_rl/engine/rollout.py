@@ -189,8 +189,9 @@ class RolloutGroup:
         name, limit = self.name_of(worker), self.config.surviving.max_restarts
         self.num_restarts += 1
         if not self.replaceable or self.num_restarts > limit or not is_alive(self.places[worker].node_id):
+            limited = f" surviving.max_restarts={limit} allows no other." if self.num_restarts > limit else ""
             raise WorkerDied(
-                f"{name} {why}. Most often the machine ran out of memory: lower rollout.kv_cache_gib or "
+                f"{name} {why}.{limited} Most often the machine ran out of memory: lower rollout.kv_cache_gib or "
                 "rollout.num_workers."
             )
         _log.warning("%s %s; starting another (%d of at most %d in a row)", name, why, self.num_restarts, limit)

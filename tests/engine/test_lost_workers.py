@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,46 @@ def test_a_lost_engine_is_replaced_and_nothing_is_lost_or_doubled(
             engine.actor.log_probs(batch).result()
 
 
+@contextmanager
+def striking(config: Config, *, num_rows: int, times: int = 1) -> Iterator[None]:
+    """Kill a learner when the run has ``num_rows`` rows of metrics; more often, each time one of the next engine."""
+
+    def learners() -> list[psutil.Process]:
+        return [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if any("LearnerWorker" in word for word in command_of(child))
+        ]
+
+    ended = threading.Event()
+
+    def strike() -> None:
+        metrics, known = config.run_dir / "metrics.jsonl", set[int]()
+        for _ in range(times):
+            there: list[psutil.Process] = []
+            while not there or not metrics.exists() or len(metrics.read_bytes().splitlines()) < num_rows:
+                if ended.wait(0.02):
+                    return
+                there = [one for one in learners() if one.pid not in known]
+            known.update(one.pid for one in there)
+            there[0].kill()
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """[] where it has just ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
 def test_a_killed_learner_restarts_the_run_from_its_last_checkpoint(
     tiny_config: Callable[..., Config], write_data: Callable[[Config], None]
 ) -> None:
@@ -88,23 +128,8 @@ def test_a_killed_learner_restarts_the_run_from_its_last_checkpoint(
     write_data(config)
     runs.train(undisturbed)
 
-    def strike() -> None:
-        metrics = config.run_dir / "metrics.jsonl"
-        deadline = time.monotonic() + 250
-        while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        learners = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if any("LearnerWorker" in word for word in child.cmdline())
-        ]
-        learners[0].kill()
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    runs.train(config)
-    thread.join()
+    with striking(config, num_rows=3):
+        runs.train(config)
 
     def untimed(folder: Path) -> list[dict[str, Any]]:
         rows = read_metrics(folder / "metrics.jsonl")
@@ -116,3 +141,19 @@ def test_a_killed_learner_restarts_the_run_from_its_last_checkpoint(
     assert [row["step"] for row in untimed(config.run_dir)] == [1, 2, 3, 4, 5]
     events = [json.loads(line) for line in (config.run_dir / "events.jsonl").read_text().splitlines()]
     assert [(event["event"], event["step"]) for event in events] == [("restart", 2)]
+
+
+def test_learners_that_are_killed_more_often_than_the_limit_end_the_run_and_it_is_named(
+    tiny_config: Callable[..., Config], write_data: Callable[[Config], None]
+) -> None:
+    config = tiny_config(
+        trainer={"steps": 300, "checkpoint_every_steps": 0},
+        rollout={"num_workers": 1},
+        surviving={"max_restarts": 1},
+    )
+    write_data(config)
+    told = r"(?s)(actor|critic) rank 0 on .* \(pid \d+\).*surviving\.max_restarts=1 allows no further restart"
+    with striking(config, num_rows=1, times=2), pytest.raises(WorkerDied, match=told):
+        runs.train(config)
+    events = [json.loads(line) for line in (config.run_dir / "events.jsonl").read_text().splitlines()]
+    assert [(event["event"], event["step"]) for event in events] == [("restart", 0)]

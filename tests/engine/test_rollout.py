@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,11 +263,81 @@ def test_an_engine_that_dies_is_replaced_and_every_response_comes_once(group: Ro
     assert group.places[1].pid != before and group.num_restarts == 0  # a call that went through begins the count anew
 
 
+def break_engine(group: RolloutGroup, worker: int, after_steps: int, how: Callable[[], object]) -> None:
+    """Have an engine's step do something else from the n-th on."""
+
+    def breaks(rollout_worker: Any) -> None:
+        engine, steps = rollout_worker._engine, iter(range(after_steps))
+        step = engine.step
+        engine.step = lambda: step() if next(steps, None) is not None else how()
+
+    ray.get(group.handles[worker].__ray_call__.remote(breaks), timeout=60)
+
+
+def generate_on_broken(group: RolloutGroup, out: Path, **surviving: float) -> dict[str, Any]:
+    """Generate where engine 1 was broken: another takes its place, and every response comes once. The event of it."""
+    config = group.config.model_copy(
+        update={
+            "run": group.config.run.model_copy(update={"output_dir": out}),
+            "surviving": group.config.surviving.model_copy(update=surviving),
+        }
+    )
+    requests = [request(seed, num_tokens=20, num_samples=16) for seed in range(8)]
+    sampling = Sampling(max_response_tokens=60)
+    before = [place.pid for place in group.places]
+    came: dict[tuple[int, int], Trajectory] = {}
+    for index, sample, trajectory in replace(group, config=config).stream(requests, sampling):
+        assert (index, sample) not in came, "a response came twice"
+        came[index, sample] = trajectory
+    assert len(came) == 8 * 16, "a response was lost"
+    assert [place.pid == pid for place, pid in zip(group.places, before, strict=True)] == [True, False]
+    sound = generate(group, requests, sampling)
+    # Seeded by request: the same tokens, but for a rare one whose probability another batch rounds differently.
+    equal = [
+        np.array_equal(came[index, sample].response_ids, trajectory.response_ids)
+        for index, many in enumerate(sound)
+        for sample, trajectory in enumerate(many)
+    ]
+    assert np.mean(equal) > 0.9
+    (event,) = [json.loads(line) for line in (config.run_dir / "events.jsonl").read_text().splitlines()]
+    return event
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2.00 GiB"),
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), marks=pytest.mark.slow),
+    ],
+    ids=["host", "gpu"],
+)
+def test_an_engine_that_runs_out_of_memory_is_replaced_and_asked_again(
+    group: RolloutGroup, tmp_path: Path, error: Exception
+) -> None:
+    def no_memory() -> None:
+        raise error
+
+    break_engine(group, 1, 20, no_memory)
+    event = generate_on_broken(group, tmp_path)
+    assert (event["event"], event["worker"]) == ("engine_replaced", 1)
+    assert "rollout worker 1 on " in event["cause"] and f"failed while generating: {error!r}" in event["cause"]
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_in_a_step_is_replaced_and_asked_again(group: RolloutGroup, tmp_path: Path) -> None:
+    break_engine(group, 1, 20, lambda: time.sleep(600))
+    event = generate_on_broken(group, tmp_path, health_timeout_seconds=5.0, stall_timeout_seconds=3.0)
+    assert (event["event"], event["worker"]) == ("engine_replaced", 1)
+    assert "has made no step for" in event["cause"] and "surviving.stall_timeout_seconds" in event["cause"]
+
+
 def test_an_engine_that_dies_too_often_is_named_with_what_to_do(group: RolloutGroup) -> None:
     """The last test of this file: it costs an engine."""
     surviving = group.config.surviving.model_copy(update={"max_restarts": 0})
     strict = replace(group, config=group.config.model_copy(update={"surviving": surviving}))
     requests = [request(seed, num_tokens=20, num_samples=64) for seed in range(8)]
-    told = r"(?s)rollout worker 1 on .* \(pid \d+\) died while generating: .*lower rollout.kv_cache_gib"
+    told = (
+        r"(?s)rollout worker 1 on .* \(pid \d+\) died while generating: .*max_restarts=0 .*lower rollout.kv_cache_gib"
+    )
     with pytest.raises(WorkerDied, match=told):
         kill_one(strict, requests)

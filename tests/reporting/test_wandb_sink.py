@@ -4,12 +4,46 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from run_folders import SAMPLES_OF_EVERY_KIND
 
+from pacore_rl.reporting.jsonl import read_metrics
 from pacore_rl.reporting.wandb_sink import WandbSink, logged_in
+
+ROOT = Path(__file__).resolve().parents[2]
+STRUCK = """
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from pacore_rl.reporting import wandb_sink
+from pacore_rl.reporting.jsonl import JsonlSink
+
+wandb_sink.LOG_TIMEOUT_SECONDS, wandb_sink.FINISH_TIMEOUT_SECONDS = 1.0, 2.0
+signal, folder, num_metrics = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+wandb = wandb_sink.WandbSink(project="test", name="run", folder=folder)
+sinks = [JsonlSink(folder / "metrics.jsonl"), wandb]
+service = next(one for one in psutil.Process().children() if one.name() == wandb_sink.SERVICE)
+for step in range(1, 6):
+    for sink in sinks:
+        sink.log(step, {f"area/{number}": float(step) for number in range(num_metrics)})
+    if step == 2:
+        service.send_signal(signal)
+        time.sleep(0.5)
+for sink in (*sinks, wandb):
+    sink.close()
+service.wait(5)
+print("ended")
+"""
+"""Five steps of metrics; the wandb service gets a signal after the second."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +96,48 @@ def test_what_wandb_cannot_do_is_a_warning_and_the_run_goes_on(
     sink.log(1, {"reward/mean": 0.5})
     sink.log_samples(SAMPLES_OF_EVERY_KIND[:1])
     sink.close()
+
+
+@pytest.mark.parametrize(
+    ("struck", "num_metrics", "told"),
+    [
+        pytest.param(signal.SIGKILL, 1, "could not log (", id="log raises"),
+        # More than a socket holds: nobody reads it at the other end.
+        pytest.param(signal.SIGSTOP, 50_000, "could not log (it did not end within 1 s)", id="log hangs"),
+        pytest.param(signal.SIGSTOP, 1, "could not finish (it did not end within 2 s)", id="finish hangs"),
+    ],
+)
+def test_a_service_of_wandbs_that_fails_on_the_way_is_told_once_and_the_run_ends_as_ever(
+    tmp_path: Path, struck: signal.Signals, num_metrics: int, told: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", STRUCK, str(int(struck)), str(tmp_path), str(num_metrics)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ended.returncode == 0 and ended.stdout == "ended\n", ended.stderr
+    assert ended.stderr.count("wandb could not") == 1 and told in ended.stderr
+    assert "wandb sync" in ended.stderr and "Traceback" not in ended.stderr
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_one_line_that_wandb_refuses_is_told_once_and_the_run_of_wandbs_is_still_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = WandbSink(project="test", name="run", folder=tmp_path / "run")
+    sink.log(1, {"reward/mean": 0.5})
+    with caplog.at_level(logging.WARNING):
+        for step in (2, 3):
+            sink.log(step, {7: 0.5})  # pyright: ignore[reportArgumentType]
+        sink.log_samples(SAMPLES_OF_EVERY_KIND[:1])
+        run = sink._run
+        sink.close()
+        sink.close()
+    assert sink.mode == "disabled" and caplog.text.count("WARNING") == 1
+    assert "could not log (TypeError" in caplog.text and run._is_finished
 
 
 class TestLogin:
