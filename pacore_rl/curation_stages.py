@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -86,7 +87,7 @@ def make_stage2(config: Config, *, model: str | None = None, open_generator: Ope
         raise ValueError(f"no problem of {paths.problems} has a message in {paths.pool}; run `pacore-rl curate pools`.")
     path = model or config.model.path
     accuracies = _synthesis_accuracies(
-        config, with_messages, paths, path, open_generator or partial(_open_engine_generator, config)
+        config, with_messages, pool, paths, path, open_generator or partial(_open_engine_generator, config)
     )
     result = select_by_source(problems, partial(select_stage2, accuracies=accuracies))
     messages = {problem_id: pool.message_accuracy(problem_id) for problem_id in result.kept_ids}
@@ -136,14 +137,24 @@ def _open_engine_generator(config: Config, model: str) -> Iterator[Generator]:
 
 
 def _synthesis_accuracies(
-    config: Config, problems: Sequence[Problem], paths: CurationPaths, model: str, open_generator: OpenGenerator
+    config: Config,
+    problems: Sequence[Problem],
+    pool: Pool,
+    paths: CurationPaths,
+    model: str,
+    open_generator: OpenGenerator,
 ) -> dict[str, float]:
-    """By problem id; those that could not be scored are left out, and tried again by the next run."""
+    """By problem id; those that could not be scored are left out, and tried again by the next run.
+
+    Another model, seed or setting, another question under the same id and a pool that grew are measured anew.
+    """
     name, settings = fingerprint(model), config.synthesis.model_dump_json() + config.sampling.model_dump_json()
     log = KeyedLog.open(paths.root / "cache" / "synthesis_accuracy.jsonl")
 
     def key(problem: Problem) -> tuple[str | int, ...]:
-        return (name, config.run.seed, settings, problem.id)
+        asked = "\n".join(turn.content for turn in problem.conversation)
+        question = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:16]
+        return (name, config.run.seed, settings, problem.id, question, pool.num_scored(problem.id))
 
     def measured(problem: Problem) -> float | None:
         return (log.get(key(problem)) or {}).get("accuracy")

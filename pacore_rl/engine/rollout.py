@@ -44,6 +44,8 @@ class RolloutGroup:
     weight_version: int = 0
     weight_link: WeightLink | None = None
     """Set by ``weight_sync.connect``."""
+    learner_names: list[str] = field(default_factory=list[str])
+    """Of the ranks that send weights, with their hosts; set by ``weight_sync.connect``."""
     send_to: Callable[[int], None] | None = None
     """Sends the weights of now to one worker that has just started; None: it has them from ``model_path``."""
     replaceable: bool = True
@@ -253,7 +255,7 @@ class RolloutGroup:
         """
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         asked = range(self.num_workers) if workers is None else workers
-        names = [self.name_of(worker) for worker in asked] + [f"learner rank {rank}" for rank in range(len(learners))]
+        names = [*(self.name_of(worker) for worker in asked), *self.learner_names[: len(learners)]]
         by_reference = dict(zip(references, names, strict=True))
         handles = [*(self.handles[worker] for worker in asked), *learners]
         pending = list(references)

@@ -33,7 +33,7 @@ from pacore_rl.config import RolloutConfig
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
 from pacore_rl.engine.vllm_plugin import GLOO_BACKEND, register
-from pacore_rl.engine.whereabouts import require_answers
+from pacore_rl.engine.whereabouts import names_of, require_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -195,6 +195,7 @@ def connect(
         "bucket_bytes": settings.sync_bucket_mib * 1024**2,
         "timeout_seconds": timeout,
     }
+    rollout.learner_names = names_of("learner", learner_handles, rollout.config.surviving.health_timeout_seconds)
     joined = [handle.init_weight_sync.remote(spec) for handle in learner_handles]
     if backend == "ipc":
         infos: list[dict[str, Any]] = [{"packed": True}] * len(members)
@@ -264,7 +265,7 @@ def _hand_over(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]
     while True:
         packed = RayPending(
             what="packing weights",
-            workers=[f"learner rank {rank}" for rank in range(len(learner_handles))],
+            workers=rollout.learner_names,
             refs=[handle.next_weights.remote() for handle in learner_handles],
             timeout_seconds=rollout.timeout_seconds,
             limit_name="run.worker_timeout_seconds",
@@ -319,7 +320,7 @@ def _note(
     """Wait for a note of the sender; a sender that fails first raises here instead of letting the wait run out."""
     deadline = time.monotonic() + rollout.timeout_seconds
     patience = rollout.config.surviving.health_timeout_seconds
-    names = [f"learner rank {rank}" for rank in range(len(handles))]
+    names = rollout.learner_names
     next_check = time.monotonic() + patience
     while not store.check([key]):
         if time.monotonic() > next_check:
@@ -327,10 +328,10 @@ def _note(
             next_check = time.monotonic() + patience
         done, _ = ray.wait(list(senders), num_returns=len(senders), timeout=POLL_SECONDS)
         for reference in done:  # raises what a failed learner raised
-            rollout.result(reference, f"learner rank {senders.index(reference)}", "announcing its weights")
+            rollout.result(reference, names[senders.index(reference)], "announcing its weights")
         if time.monotonic() > deadline:
             raise TimeoutError(
-                f"learner rank 0 did not announce its weights ({key}) within "
+                f"{names[0]} did not announce its weights ({key}) within "
                 f"{rollout.timeout_seconds:.0f} s; look at its log, or raise run.worker_timeout_seconds."
             )
     note = store.get(key).decode()

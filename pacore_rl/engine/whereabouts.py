@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pacore_rl.failures import WorkerDied
@@ -50,6 +50,18 @@ class Whereabouts:
 def locate(handle: Any) -> ray.ObjectRef[Any]:
     """Ask a worker where it runs."""
     return handle.whereabouts.options(concurrency_group=CONTROL).remote()
+
+
+def names_of(role: str, handles: Sequence[Any], timeout_seconds: float) -> list[str]:
+    """``<role> rank <N> on <host> (pid <P>)`` of each worker; the rank alone of one that does not say where it runs."""
+    asked = [locate(handle) for handle in handles]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout_seconds)
+    names = [f"{role} rank {rank}" for rank in range(len(handles))]
+    for reference in answered:
+        with suppress(RayError):  # whoever asks it for more will be told
+            where: Whereabouts = ray.get(reference, timeout=timeout_seconds)
+            names[asked.index(reference)] += f" on {where.host} (pid {where.pid})"
+    return names
 
 
 def silent(handles: Sequence[Any], timeout_seconds: float) -> dict[int, str]:

@@ -217,3 +217,13 @@ def test_another_model_is_measured_anew(recipe: Callable[[str], Config]) -> None
     copy.symlink_to(MODEL)
     make_stage2(config, model=str(copy), open_generator=other.opened)
     assert other.counts() == ASKED and other.models == [str(copy)]
+
+
+def test_a_problem_with_more_messages_is_measured_anew(recipe: Callable[[str], Config]) -> None:
+    config = recipe("out")
+    make_stage2(config, open_generator=Scripted(seed=config.run.seed).opened)
+    name = "fails"
+    open_pool(CurationPaths(root=config.curation.output_dir).pool).append([message(name, correct=False)])
+    grown = Scripted(seed=config.run.seed)
+    make_stage2(config, open_generator=grown.opened)
+    assert grown.counts().keys() == {name}
