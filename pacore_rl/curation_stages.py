@@ -146,15 +146,19 @@ def _synthesis_accuracies(
 ) -> dict[str, float]:
     """By problem id; those that could not be scored are left out, and tried again by the next run.
 
-    Another model, seed or setting, another question under the same id and a pool that grew are measured anew.
+    Measured anew is what another model, seed, window or way of sampling, another question or truth under the same id,
+    or another number of right messages may have changed.
     """
     name, settings = fingerprint(model), config.synthesis.model_dump_json() + config.sampling.model_dump_json()
+    window = config.model.context_window_tokens
     log = KeyedLog.open(paths.root / "cache" / "synthesis_accuracy.jsonl")
 
     def key(problem: Problem) -> tuple[str | int, ...]:
-        asked = "\n".join(turn.content for turn in problem.conversation)
-        question = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:16]
-        return (name, config.run.seed, settings, problem.id, question, pool.num_scored(problem.id))
+        asked = "\n".join([*(turn.content for turn in problem.conversation), problem.ground_truth, problem.reward])
+        content = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:16]
+        num = pool.num_scored(problem.id)
+        num_right = round(num * pool.message_accuracy(problem.id))
+        return (name, config.run.seed, settings, window, problem.id, content, num, num_right)
 
     def measured(problem: Problem) -> float | None:
         return (log.get(key(problem)) or {}).get("accuracy")

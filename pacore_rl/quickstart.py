@@ -13,7 +13,6 @@ chain finished that way; PPO has to find out that it pays.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 import zlib
@@ -30,17 +29,16 @@ from pacore_rl.config import Config
 from pacore_rl.curation_runs import fill_watched_pool, online_writer, watched_synthesis_accuracy
 from pacore_rl.engine.cluster import RayEngine, open_engine
 from pacore_rl.engine.scoring import open_run_scorer
-from pacore_rl.evaluation.figures import plot_controls, plot_scaling
 from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, load_report, save_report
-from pacore_rl.evaluation.table import markdown_table, rich_table
 from pacore_rl.inputs import fingerprint
 from pacore_rl.interfaces import ChatTokenizer, Scorer
 from pacore_rl.problems import load_problems, save_problems, write_atomically
+from pacore_rl.quickstart_report import write_report
 from pacore_rl.recipes import load_config, resolved_yaml
-from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
 from pacore_rl.resuming import go_back_to, open_store, say
+from pacore_rl.run_lock import run_lock
 from pacore_rl.runs import Sinks, open_sinks, prepare_run_dir
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.termination import TerminatedSaved
@@ -83,8 +81,10 @@ class Quickstart:
     scorer: Scorer
     tokenizer: ChatTokenizer
     sinks: Sinks
-    start: Checkpoint | None
-    """Of an unfinished quickstart, to go on from."""
+    goes_on: bool = False
+    """Whether it has been cut off before."""
+    start: Checkpoint | None = None
+    """Its last checkpoint then."""
 
     @property
     def data(self) -> Path:
@@ -119,7 +119,8 @@ class Quickstart:
 
         phase(7, "evaluation after training")
         after = self.evaluate(sets, "after")
-        report(self.config, before, after, seconds=time.monotonic() - started)
+        seconds = None if self.goes_on else time.monotonic() - started
+        write_report(self.config, before, after, seconds=seconds)
 
     def make_pool(self, name: str, num_problems: int, lengths: range) -> tuple[tuple[Problem, ...], MessagePool]:
         """Fresh chains, their pool of base-model messages, and both on disk. No chain is in two sets."""
@@ -168,10 +169,10 @@ class Quickstart:
         else:
             pool = self.fill("stage2", stage1, model=f"{self.config.run.name}-step-{last_step}")
             kept = self.filter_stage2(stage1, pool)
+            if len(kept) < self.config.ppo.problems_per_step:
+                console.print("  too few are left to fill a step: stage 2 goes on with the problems of stage 1")
+                kept = stage1
             save_problems(path, kept)
-        if len(kept) < self.config.ppo.problems_per_step:
-            console.print("  too few are left to fill a step: stage 2 goes on with the problems of stage 1")
-            return stage1, pool
         return kept, pool
 
     def filter_stage2(self, problems: Sequence[Problem], pool: MessagePool) -> Sequence[Problem]:
@@ -202,6 +203,9 @@ class Quickstart:
         if start is not None and start.manifest.step >= first_step + steps:
             say(f"done: the run is at step {start.manifest.step}")
             return
+        for outdated in self.config.run_dir.glob("after_*.json"):  # of weights that are made again
+            if start is None or start.manifest.step < first_step + steps - 1:
+                outdated.unlink()
         fingerprints = data_fingerprints(problems, messages(problems, pool))
         if start is not None and start.manifest.step < first_step:
             start = None  # of the phase before this one
@@ -272,10 +276,16 @@ def run(
         )
         console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
         return config.run_dir
+    with run_lock(config.run_dir):
+        run_phases(config, preset)
+    return config.run_dir
+
+
+def run_phases(config: Config, preset: str) -> None:
     plan = PLANS[preset]
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    start = take_up(config, preset)
-    console.print(f"[bold]PaCoRe-RL quickstart[/] seed {seed}, writing to {config.run_dir}")
+    goes_on, start = take_up(config, preset)
+    console.print(f"[bold]PaCoRe-RL quickstart[/] seed {config.run.seed}, writing to {config.run_dir}")
     console.print("  starting Ray, vLLM and DeepSpeed (about half a minute)")
     total_steps = plan.stage1_steps + plan.stage2_steps
     with (
@@ -290,13 +300,13 @@ def run(
             scorer=scorer,
             tokenizer=tokenizer,
             sinks=sinks,
+            goes_on=goes_on,
             start=start,
         ).run()
-    return config.run_dir
 
 
-def take_up(config: Config, preset: str) -> Checkpoint | None:
-    """The run folder, made; and the last checkpoint of an unfinished quickstart in it, its journals cut back to that.
+def take_up(config: Config, preset: str) -> tuple[bool, Checkpoint | None]:
+    """The run folder, made; whether an unfinished quickstart is in it; and its last checkpoint, the journals cut back.
 
     Raises:
         ValueError: the folder holds a run of other settings, or of another kind.
@@ -310,13 +320,13 @@ def take_up(config: Config, preset: str) -> Checkpoint | None:
         )
     goes_on = marker.exists()
     prepare_run_dir(config, goes_on=goes_on)
-    write(marker, settings)
+    write_atomically(marker, lambda file: file.write(settings.encode()))
     if not goes_on:
-        return None
+        return False, None
     say("going on with what is in the folder")
     checkpoint = latest_checkpoint(config.run_dir / "checkpoints", say)
     go_back_to(config, checkpoint)
-    return checkpoint
+    return True, checkpoint
 
 
 def chain_problems(name: str, num_problems: int, lengths: range, *, seed: int) -> tuple[Problem, ...]:
@@ -341,42 +351,3 @@ def with_steps(config: Config, steps: int) -> Config:
 
 def phase(number: int, title: str) -> None:
     console.print(f"[bold cyan]{number}/{NUM_PHASES}[/] {title}")
-
-
-def report(
-    config: Config, before: dict[str, EvaluationReport], after: dict[str, EvaluationReport], *, seconds: float
-) -> None:
-    """The table, the pictures, ``summary.json`` and what to try next."""
-    folder = config.run_dir
-    for name, title in (("held_out", "Held-out problems"), ("long", "Chains of 8 to 10 numbers, never trained on")):
-        console.print(rich_table(before[name], after[name], title=title, compact=console.width < 130))
-    plot_scaling(before["held_out"], after["held_out"], folder / "scaling.png")
-    plot_scaling(before["long"], after["long"], folder / "scaling_long.png")
-    plot_controls(before["held_out"], after["held_out"], folder / "controls.png")
-    plot_curves(folder / "metrics.jsonl", folder / "curves.png")
-    summary = {
-        "seed": config.run.seed,
-        "seconds": round(seconds, 1),
-        "before": before["held_out"].to_dict(),
-        "after": after["held_out"].to_dict(),
-        "long_before": before["long"].to_dict(),
-        "long_after": after["long"].to_dict(),
-    }
-    write(folder / "summary.json", json.dumps(summary, indent=1))
-    tables = [
-        f"## Held-out problems\n\n{markdown_table(before['held_out'], after['held_out'])}",
-        f"## Chains of 8 to 10 numbers\n\n{markdown_table(before['long'], after['long'])}",
-    ]
-    write(folder / "table.md", "\n\n".join(tables) + "\n")
-    console.print(
-        f"Wrote {folder}/summary.json, table.md, scaling.png, scaling_long.png, controls.png, curves.png and the "
-        f"checkpoints.\nLook into it: [cyan]pacore-rl report {folder}[/]\n"
-        f"Next, ten more steps from where this ended: [cyan]pacore-rl train {folder}/recipe.yaml "
-        f"run.name={config.run.name}_more trainer.steps=10 "
-        f"model.path={sorted((folder / 'checkpoints').iterdir())[-1]}/actor[/]",
-        soft_wrap=True,
-    )
-
-
-def write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -15,10 +15,10 @@ from pacore_rl.checkpoints.compatibility import data_fingerprints
 from pacore_rl.checkpoints.manifest import Checkpoint
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import online_writer
-from pacore_rl.evaluation.held_out_set import load_held_out
+from pacore_rl.evaluation.held_out_set import HeldOut, load_held_out
 from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
-from pacore_rl.inputs import load_training_data
+from pacore_rl.inputs import TrainingData, load_training_data
 from pacore_rl.interfaces import Engine, MetricSink, SampleSink
 from pacore_rl.preflight import check_run
 from pacore_rl.problems import write_atomically
@@ -30,6 +30,7 @@ from pacore_rl.reporting.sample_file import SAMPLES, SampleFile
 from pacore_rl.reporting.terminal import console
 from pacore_rl.reporting.wandb_sink import WandbSink
 from pacore_rl.resuming import open_store, prepare_resume, train_through
+from pacore_rl.run_lock import run_lock
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
 
@@ -44,11 +45,16 @@ def train(config: Config, *, resume: str | None = None) -> Path:
     Returns:
         The run's folder.
     """
-    from pacore_rl.engine.scoring import open_run_scorer
-
     data = load_training_data(config)
     check_run(config, data.problems)
     held_out = load_held_out(config)
+    with run_lock(config.run_dir):
+        return _train(config, data, held_out, resume)
+
+
+def _train(config: Config, data: TrainingData, held_out: HeldOut | None, resume: str | None) -> Path:
+    from pacore_rl.engine.scoring import open_run_scorer
+
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
     fingerprints = data_fingerprints(data.problems, data.pool)
     checkpoint = prepare_resume(config, resume, fingerprints)

@@ -153,28 +153,36 @@ def tear_checkpoint(run: Run, rng: random.Random) -> None:
 
 def leave_little_room(run: Run, _rng: random.Random) -> None:
     """Metrics and samples fit on the disk, checkpoints do not: they are left out, until there is room again."""
-    said = run.log.stat().st_size
-    run.disk.fill(leave_bytes=LITTLE_ROOM_BYTES)
+    said, ended = run.log.stat().st_size, run.steps()
     try:
-        run.wait_past(run.steps() + 1, RECOVER_SECONDS)
+        fill_until(run, lambda: b"a checkpoint was left out" in run.log.read_bytes()[said:], LITTLE_ROOM_BYTES)
+        run.wait_past(ended, RECOVER_SECONDS)
     finally:
         run.disk.free()
-    expect(b"a checkpoint was left out" in run.log.read_bytes()[said:], "a full disk went unnoticed")
 
 
 def leave_no_room(run: Run, _rng: random.Random) -> None:
     """metrics.jsonl cannot grow: the command ends, for no line may be lost; later there is room again."""
-    assert run.process is not None
-    run.disk.fill()
+    process = run.process
+    assert process is not None
     try:
-        code = run.process.wait(timeout=RECOVER_SECONDS)
+        fill_until(run, lambda: process.poll() is not None)
     finally:
         run.disk.free()
-    expect(code == 2, f"a full disk ended the command with {code}, not with 2")
+    expect(process.returncode == 2, f"a full disk ended the command with {process.returncode}, not with 2")
+
+
+def fill_until(run: Run, noticed: Callable[[], bool], leave_bytes: int = 0) -> None:
+    """Keep the disk full, whatever a checkpoint that failed gives back."""
+    deadline = time.monotonic() + RECOVER_SECONDS
+    while not noticed():
+        expect(time.monotonic() < deadline, "a full disk went unnoticed")
+        run.disk.fill(leave_bytes)
+        time.sleep(0.02)
 
 
 def corrupt_pool(run: Run, rng: random.Random) -> None:
-    """A bit of a shard flips: the command must refuse it by name; then it is put back."""
+    """A byte of a shard changes: the command must refuse it by name; then it is put back."""
     run.end()
     assert run.config.data.pool is not None
     shard = rng.choice(shard_paths(run.config.data.pool))

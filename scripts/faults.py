@@ -136,6 +136,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=None, help="a folder for the run, which then stays")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args()
+    if options.keep and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"--keep {options.keep} is not empty; give another folder, or move what it holds away")
     seed = random.randrange(2**31) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     rng = random.Random(seed)
@@ -163,7 +165,7 @@ def main() -> None:
                     print(json.dumps(outcomes[-1].__dict__), flush=True)
             finally:
                 run.end()
-                if options.keep:  # the disk goes
+                if options.keep and config.run_dir.exists():  # the disk goes
                     shutil.copytree(config.run_dir, folder / "run")
             steps, lost, doubled = audit(config)
             num_events = count_events(config.run_dir / EVENTS)

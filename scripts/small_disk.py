@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 MIB = 1 << 20
@@ -19,13 +20,14 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def fill(self, leave_bytes: int = 0) -> None:
-        """Take all room but ``leave_bytes``, until :meth:`free`; whoever frees some meanwhile has it."""
-        with self._ballast.open("wb") as ballast:
-            taken = 0
+        """Take all room but ``leave_bytes``, until :meth:`free`; what others free meanwhile, the next call takes."""
+        with self._ballast.open("ab") as ballast:
             while (room := self._room() - leave_bytes) > 0:
-                with suppress(OSError):  # somebody else took some of it first
-                    os.posix_fallocate(ballast.fileno(), taken, room)
-                    taken += room
+                try:
+                    os.posix_fallocate(ballast.fileno(), os.fstat(ballast.fileno()).st_size, room)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EINTR):  # somebody else took some of it first
+                        raise
 
     def free(self) -> None:
         """Give the room back."""
@@ -42,7 +44,7 @@ def small_disk(folder: Path, mib: int) -> Iterator[SmallDisk]:
 
     Raises SystemExit where this process may not mount.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={mib * MIB}", "pacore-small-disk", str(folder)],
         capture_output=True,

@@ -71,7 +71,9 @@ def main() -> None:
     summaries = {seed: json.loads((run / "summary.json").read_text()) for seed, run in runs.items()}
     found: dict[str, list[dict[str, Claim]]] = {"before": [], "after": []}
     for seed, run in runs.items():
-        print(f"seed {seed}: {summaries[seed]['after']['num_problems']} problems, {summaries[seed]['seconds']:.0f} s")
+        seconds = summaries[seed]["seconds"]
+        took = "cut off in between" if seconds is None else f"{seconds:.0f} s"
+        print(f"seed {seed}: {summaries[seed]['after']['num_problems']} problems, {took}")
         for when, of_seeds in found.items():
             told = claims(load_report(run / f"{when}_held_out.json"), load_report(run / f"{when}_long.json"))
             of_seeds.append(told)

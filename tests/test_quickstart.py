@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,22 +68,36 @@ def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
     assert f"pacore-rl report {folder}" in told, "what to look at"
     assert f"pacore-rl train {folder}/recipe.yaml" in told, "what to do next"
 
-    # As if it had been killed in stage 2, which is done again: from the weights of stage 1, with the same numbers.
-    for name in ("summary.json", "after_held_out.json", "after_long.json"):
-        (folder / name).unlink()
-    shutil.rmtree(folder / "checkpoints" / "step_000002")
-    pool = (folder / "data" / "train_pool.jsonl").read_bytes()
+    kept = [folder / "data" / name for name in ("train_pool.jsonl", "stage2_pool.jsonl")]
+    kept += [folder / f"before_{name}.json" for name in ("held_out", "long")]
+    written = {path: path.stat().st_mtime_ns for path in kept}
+    cut_off(folder)  # in the last phase: what is evaluated are the weights of the last checkpoint
     run_smallest(tmp_path)
-    assert (folder / "data" / "train_pool.jsonl").read_bytes() == pool, "no message is made twice"
-    again = training_steps(folder)
-    assert [row["step"] for row in again] == [1, 2]
-    for before, after in zip(steps, again, strict=True):
-        assert {key: before[key] for key in REPEATABLE} == {key: after[key] for key in REPEATABLE}
-    assert json.loads((folder / "summary.json").read_text())["after"] == summary["after"]
+    check_same(folder, steps, summary)
+
+    cut_off(folder)
+    shutil.rmtree(folder / "checkpoints" / "step_000002")  # in stage 2, which is done again from the last of stage 1
+    run_smallest(tmp_path)
+    check_same(folder, steps, summary)
+    assert {path: path.stat().st_mtime_ns for path in kept} == written, "nothing is made twice"
 
     (folder / "summary.json").unlink()
     with pytest.raises(ValueError, match="unfinished quickstart of other settings"):
         run_smallest(tmp_path, seed=1)
+
+
+def cut_off(folder: Path) -> None:
+    for name in ("summary.json", "after_held_out.json", "after_long.json"):
+        (folder / name).unlink()
+
+
+def check_same(folder: Path, steps: list[dict[str, float]], summary: dict[str, Any]) -> None:
+    again = training_steps(folder)
+    assert [row["step"] for row in again] == [1, 2]
+    for before, after in zip(steps, again, strict=True):
+        assert {key: before[key] for key in REPEATABLE} == {key: after[key] for key in REPEATABLE}
+    now = json.loads((folder / "summary.json").read_text())
+    assert (now["before"], now["after"], now["seconds"]) == (summary["before"], summary["after"], None)
 
 
 def run_smallest(tmp_path: Path, seed: int = 0) -> Path:

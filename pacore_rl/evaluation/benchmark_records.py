@@ -78,7 +78,7 @@ def multichallenge(record: Record) -> Record:
     if "TARGET_QUESTION" not in columns:
         return record
     given: Any = columns.get("CONVERSATION") or columns.get("PROMPT") or ()
-    turns = json.loads(given) if isinstance(given, str) and given.startswith("[") else given
+    turns = json.loads(given) if isinstance(given, str) and given.lstrip().startswith("[") else given
     rubric = {"question": columns["TARGET_QUESTION"], "expected": columns.get("PASS_CRITERIA") or "YES"}
     return {
         "id": columns.get("QUESTION_ID"),

@@ -110,6 +110,7 @@ _LISTED = (
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _LISTED}
 """By name, in the order of the paper's tables."""
 
+_MORE = "cells beyond the header"
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 
 
@@ -155,12 +156,8 @@ def load_benchmark(
         )
     problems: list[Problem] = []
     for where, record in _records(source, benchmark):
-        form = benchmark.read(record)
-        if form is not None:
-            try:
-                problem = problem_of_record(form, where)
-            except ValueError as error:
-                raise ValueError(f"{error} This record has: {', '.join(record)}.") from error
+        problem = _problem_of(record, where, benchmark)
+        if problem is not None:
             problems.append(_prepared(problem, benchmark, instruction))
     if not problems:
         raise ValueError(f"{source} holds no problem of {benchmark.title}; check the source of benchmark {name!r}.")
@@ -168,6 +165,22 @@ def load_benchmark(
     if twice:
         raise ValueError(f"{source}: {len(twice)} ids are used twice, first {twice[0]!r}; ids must be unique.")
     return tuple(problems[:num_problems])
+
+
+def _problem_of(record: Record, where: str, benchmark: Benchmark) -> Problem | None:
+    """What a record of the hub's form says; None for one that is left out."""
+    has = f"This record has: {', '.join(record)}."
+    try:
+        form = benchmark.read(record)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{where}: not in the form of {benchmark.title} ({reason}). {has}") from error
+    if form is None:
+        return None
+    try:
+        return problem_of_record(form, where)
+    except ValueError as error:
+        raise ValueError(f"{error} {has}") from error
 
 
 def _prepared(problem: Problem, benchmark: Benchmark, instruction: str | None) -> Problem:
@@ -204,7 +217,9 @@ def _records(source: str, benchmark: Benchmark) -> Iterable[tuple[str, Record]]:
 def _csv_rows(path: Path) -> Iterator[tuple[str, Record]]:
     """The rows of a table with a header line, as IMO-AnswerBench is published."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=1):
+        for number, row in enumerate(csv.DictReader(file, restkey=_MORE), start=1):
+            if _MORE in row:
+                raise ValueError(f"{path}, row {number}: has more cells than the header line; quote those with commas.")
             yield f"{path}, row {number}", row
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import threading
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from pacore_rl.api_keys import without_key
 from pacore_rl.config import JudgeConfig
 from pacore_rl.failures import RunStopped
-from pacore_rl.retry_after import retry_after_seconds
+from pacore_rl.retry_after import backoff_seconds, retry_after_seconds
 from pacore_rl.rewards.base import Question, right, wrong
 from pacore_rl.rewards.judge_cache import JudgeCache
 from pacore_rl.rewards.judge_prompt import RUBRIC_VERSION, VERSION, prompt_for, read_verdict, rubric_prompt_for
@@ -60,6 +60,7 @@ class Judge:
 
     def __init__(self, config: JudgeConfig) -> None:
         self._config = config
+        self._key = os.environ.get(config.api_key_variable)
         self._cache = JudgeCache(config.cache_dir)
         self._breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._lock = threading.Lock()
@@ -157,9 +158,8 @@ class Judge:
                 self._breaker.leave(is_down=failure.is_down)
                 if retry == self._config.max_retries:
                     raise JudgeError(f"{failure}, {retry + 1} times") from failure
-                wait = min(MAX_BACKOFF_SECONDS, self._config.backoff_seconds * 2**retry)
-                wait = max(wait, min(failure.after_seconds, MAX_BACKOFF_SECONDS))
-                await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # else all 64 come back at the same moment
+                first, limit = self._config.backoff_seconds, MAX_BACKOFF_SECONDS
+                await asyncio.sleep(backoff_seconds(retry + 1, failure.after_seconds, first=first, limit=limit))
             except JudgeError:  # it answered, if only to refuse
                 self._breaker.leave(is_down=False)
                 raise
@@ -173,10 +173,8 @@ class Judge:
 
         config = self._config
         if self._client is None:
-            key = os.environ.get(config.api_key_variable)
-            self._client = httpx.AsyncClient(
-                headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=config.timeout_seconds
-            )
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            self._client = httpx.AsyncClient(headers=headers, timeout=config.timeout_seconds)
         body: dict[str, Any] = {
             "model": config.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -192,17 +190,18 @@ class Judge:
         except (TimeoutError, httpx.TimeoutException) as error:
             raise _Retryable(f"no reply within {config.timeout_seconds:g} s", is_down=True) from error
         except httpx.TransportError as error:
-            raise _Retryable(f"{config.base_url} cannot be reached ({type(error).__name__})", is_down=True) from error
-        return _text_of(response)
+            reason = f"{config.base_url} cannot be reached ({type(error).__name__})"
+            raise _Retryable(reason, is_down=True) from None  # the error may quote the endpoint, or the key
+        return _text_of(response, self._key)
 
 
-def _text_of(response: httpx.Response) -> str | None:
+def _text_of(response: httpx.Response, key: str | None) -> str | None:
     status = response.status_code
     if status == 429 or status >= 500:
         after = retry_after_seconds(response.headers.get("retry-after"))
         raise _Retryable(f"the endpoint answered {status}", is_down=status != 429, after_seconds=after)
     if status != 200:
-        raise JudgeError(f"the endpoint refused the request with {status}: {response.text[:200]}")
+        raise JudgeError(f"the endpoint refused the request with {status}: {without_key(response.text, key)[:200]}")
     try:
         content = response.json()["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError) as error:

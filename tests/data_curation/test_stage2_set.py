@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pacore_rl import curation_stages
 from pacore_rl.config import Config
 from pacore_rl.curation_stages import make_stage2
 from pacore_rl.inputs import load_training_data
-from pacore_rl.problems import save_problems
+from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.synthesis.draws import draw_seed
 from pacore_rl.synthesis.pool_shards import open_pool
 from pacore_rl.types import GenerationRequest, PoolMessage, Problem, Sampling, Trajectory, Turn, Verdict
@@ -227,3 +227,19 @@ def test_a_problem_with_more_messages_is_measured_anew(recipe: Callable[[str], C
     grown = Scripted(seed=config.run.seed)
     make_stage2(config, open_generator=grown.opened)
     assert grown.counts().keys() == {name}
+
+
+def test_another_question_under_the_same_id_is_measured_anew(
+    recipe: Callable[[str], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe("out")
+    make_stage2(config, open_generator=Scripted(seed=config.run.seed).opened)
+    question = (Turn(role="user", content="Find $x$ with $x + 100 = 107$."),)
+
+    def load(path: Path) -> list[Problem]:
+        return [replace(one, conversation=question) if one.id == "raw/fails" else one for one in load_problems(path)]
+
+    monkeypatch.setattr(curation_stages, "load_problems", load)
+    changed = Scripted(seed=config.run.seed)
+    make_stage2(config, open_generator=changed.opened)
+    assert changed.counts().keys() == {"fails"}

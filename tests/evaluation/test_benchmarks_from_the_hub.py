@@ -283,3 +283,22 @@ def test_another_schema_is_told_with_the_row_and_what_it_lacks(
     columns = ", ".join(row)
     with pytest.raises(ValueError, match=rf"^someone/set:train, row 1: {message}.* This record has: {columns}"):
         load_benchmark(name, "someone/set:train")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "told"),
+    [
+        ("livecodebench", {"question_content": "P?", "contest_date": "May 2025"}, "not in the form of LiveCodeBench"),
+        ("multichallenge", {"TARGET_QUESTION": "Q?", "CONVERSATION": "[{'role': 'user'}]"}, "not in the form of Multi"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_row(hub: Hub, name: str, row: dict[str, Any], told: str) -> None:
+    hub.put("someone/set", "train", dict.fromkeys(row, TEXT), row)
+    with pytest.raises(ValueError, match=rf"^someone/set:train, row 1: {told}.* This record has: {', '.join(row)}"):
+        load_benchmark(name, "someone/set:train")
+
+
+def test_a_row_that_is_longer_than_the_header_is_told(tmp_path: Path) -> None:
+    (tmp_path / "set.csv").write_text("problem,answer\nOne?,1\nWhat, and why?,2\n")
+    with pytest.raises(ValueError, match=r"set\.csv, row 2: has more cells than the header line"):
+        load_benchmark("aime_2025", str(tmp_path / "set.csv"))

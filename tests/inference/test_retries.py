@@ -105,7 +105,7 @@ async def test_calls_that_broke_at_one_moment_do_not_come_back_at_one() -> None:
     assert max(returned) - min(returned) > 0.3
 
 
-@pytest.mark.parametrize("word", ["3600", "9" * 400, "Wed, 21 Oct 2026 07:28:00 GMT", "-5", "soon", "."])
+@pytest.mark.parametrize("word", ["3600", "9" * 400, "Wed, 21 Oct 2099 07:28:00 GMT", "-5", "soon", "."])
 async def test_no_word_of_a_server_holds_a_call_up_for_long(word: str) -> None:
     started = time.monotonic()
     times, completion = await arrivals(Script(status=429, headers={"retry-after": word}), replace(QUICK, max_retries=1))
