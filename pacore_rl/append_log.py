@@ -108,13 +108,17 @@ def from_line(line: bytes, *, what: str) -> tuple[str, dict[str, Any]]:
 
 
 class KeyedLog:
-    """Results by what they were computed from, in memory and in one append-only file: a cache that survives a kill."""
+    """Results by what they were computed from, in one append-only file: a cache that survives a kill.
+
+    In memory is where each stands, not what it is: findings about code hold whole test suites.
+    """
 
     SCHEMA_VERSION = 1
 
     def __init__(self, path: Path) -> None:
         self._log = AppendLog(path, what="cache")
-        self._values: dict[str, dict[str, Any]] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}
+        """By key: where its line begins, and its length in bytes without the line's end."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -126,7 +130,9 @@ class KeyedLog:
                     _, fields = from_line(line, what="cache")
                     if fields["schema_version"] != cls.SCHEMA_VERSION:
                         raise ValueError(f"it has another schema version; this release reads {cls.SCHEMA_VERSION}")
-                    cache._values[fields["key"]] = fields["value"]
+                    if "value" not in fields:
+                        raise ValueError("it holds no value")
+                    cache._places[bytes.fromhex(fields["key"])] = (cache._log.end_bytes - len(line) - 1, len(line))
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(
                         f"the cache {path} is damaged at line {number}: {error}. Delete that line; what it held is "
@@ -140,23 +146,31 @@ class KeyedLog:
         return self._log.path
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._places)
 
     def get(self, key: Sequence[str | int | float]) -> dict[str, Any] | None:
         """What ``put`` stored under an equal key; None where nothing is."""
-        return self._values.get(_key(key))
+        place = self._places.get(_key(key))
+        if place is None:
+            return None
+        start, length = place
+        with self.path.open("rb") as file:
+            file.seek(start)
+            _, fields = from_line(file.read(length), what="cache")
+        return fields["value"]
 
     def put(self, key: Sequence[str | int | float], value: dict[str, Any]) -> None:
         """Remember ``value`` (JSON), on disk when this returns."""
         name = _key(key)
-        _, line = to_line({"schema_version": self.SCHEMA_VERSION, "key": name, "value": value})
+        _, line = to_line({"schema_version": self.SCHEMA_VERSION, "key": name.hex(), "value": value})
+        start = self._log.end_bytes
         self._log.append(line)
-        self._values[name] = value
+        self._places[name] = (start, len(line) - 1)
 
 
-def _key(parts: Sequence[str | int | float]) -> str:
+def _key(parts: Sequence[str | int | float]) -> bytes:
     text = json.dumps(list(parts)).encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def _hash(rest: bytes) -> str:

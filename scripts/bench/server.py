@@ -130,7 +130,8 @@ async def state(url: str, process: psutil.Process) -> dict[str, float]:
     gauges = dict(line.split(" ") for line in metrics.splitlines() if line and line[0] != "#" and "{" not in line)
     return {
         "private_mib": round(process.memory_full_info().uss / 1024**2, 1),
-        "sockets": len([c for c in process.net_connections() if c.status == psutil.CONN_ESTABLISHED]),
+        "sockets": len(process.net_connections()),
+        "descriptors": process.num_fds(),
         "tasks": float(gauges["pacore_tasks"]),
         "in_flight": float(gauges["pacore_requests_in_flight"]),
     }
@@ -217,10 +218,13 @@ async def measure(url: str, endpoint: str, process: psutil.Process, arguments: a
     statuses = await fuzz(url, arguments.malformed)
     print(f"malformed: {dict(sorted(statuses.items()))}", flush=True)
     refused = httpx.post(f"{url}/v1/chat/completions", content=b" " * (MAX_BODY_BYTES + 1)).status_code
+    last = await state(url, process)
+    print(f"last   {last}", flush=True)
     return {
         "streams": num_streams,
         "before": before,
         "after": after,
+        "last": last,
         "cancelled_calls": num_left,
         "cancelled_seconds": round(leave_seconds, 3),
         "malformed": {str(status): num for status, num in sorted(statuses.items())},
@@ -239,10 +243,13 @@ def main() -> None:
     raise_file_limit()
     with stub() as endpoint, served(endpoint) as (url, process):
         found = asyncio.run(measure(url, endpoint, process, arguments))
-    before, after = found["before"], found["after"]
+    before = found["before"]
     checks = {
-        "no_leak": after["private_mib"] - before["private_mib"] <= MAX_GROWTH_MIB
-        and all(after[name] <= before[name] for name in ("sockets", "tasks", "in_flight")),
+        "no_leak": all(
+            then["private_mib"] - before["private_mib"] <= MAX_GROWTH_MIB
+            and all(then[name] <= before[name] for name in ("sockets", "descriptors", "tasks", "in_flight"))
+            for then in (found["after"], found["last"])
+        ),
         "cancelled_in_time": found["cancelled_seconds"] <= MAX_LEAVE_SECONDS,
         "no_5xx": found["num_5xx"] == 0,
         "loopback_only": found["listens_at"] == ["127.0.0.1"],
