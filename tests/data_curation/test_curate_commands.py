@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_fakes import serving
 from typer.testing import CliRunner
 
 from data_curation.problem_set import CurationPaths
@@ -16,6 +17,7 @@ from data_curation.rule_quality import LABELS
 from pacore_rl.cli.app import app
 from pacore_rl.problems import load_problems
 from pacore_rl.synthesis.pool_shards import open_pool
+from pacore_rl.training_sets import load_training_set
 from pacore_rl.types import PoolMessage, Verdict
 
 ROWS: list[dict[str, str]] = [
@@ -159,3 +161,25 @@ def test_the_card_follows_the_stages(recipe: Path) -> None:
     assert "| source | read | curated | stage 1: measured | never right | too easy | stage 1 |" in card
     assert "| raw | 7 | 2 | 1 | . | . | 1 |" in card and "accuracy.png" in card
     assert (out / "stage1" / "README.md").read_text().startswith("---\nconfigs:")
+
+
+def test_pools_come_from_an_endpoint_and_stage1_follows(recipe: Path) -> None:
+    def reply(_number: int, body: dict[str, Any]) -> str:
+        question = body["messages"][-1]["content"]
+        return f"<think>Hm.</think>So \\boxed{{{7 if 'x + 3' in question and body['seed'] % 4 == 0 else 8}}}."
+
+    curate("problems", recipe)
+    paths = CurationPaths(root=recipe.parent / "out")
+    with serving(reply) as (url, asked):
+        settings = [f"curation.pools.endpoint.base_urls=[{url}]", "curation.pools.endpoint.model=proposer"]
+        code, shown = curate("pools", recipe, *settings, "curation.pools.size=40")
+        assert code == 0 and "Next" in shown, shown
+        assert len(asked) == 2 * 40 and len({(one["seed"], one["messages"][-1]["content"]) for one in asked}) == 80
+        code, _ = curate("pools", recipe, *settings, "curation.pools.size=41")
+        assert code == 0 and len(asked) == 2 * 41, "one more of each"
+    pool = open_pool(paths.pool, must_exist=True)
+    assert [pool.num_written(problem, "proposer") for problem in KEPT] == [41, 41]
+    assert 0 < pool.message_accuracy("raw/sum") < 9 / 24 and pool.message_accuracy("raw/product") == 0.0
+    code, shown = curate("stage1", recipe)
+    assert code == 0, shown
+    assert [problem.id for problem in load_training_set(paths.stage(1)).problems] == ["raw/sum"]
