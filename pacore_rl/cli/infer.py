@@ -119,6 +119,11 @@ def _show(summary: BatchSummary, console: Console) -> None:
     cost, num_ended = summary.cost, summary.num_problems - summary.num_resumed
     outcomes = ", ".join(f"{num:,} {name}" for name, num in summary.outcomes.items())
     lines = [f"{summary.num_problems:,} problems with {summary.model}: {outcomes}"]
+    if summary.num_incomplete:
+        lines.append(
+            f"{summary.num_incomplete:,} of them read fewer messages than their level says, since calls failed; the "
+            "same command tries them again"
+        )
     if summary.num_resumed or summary.num_replayed_calls:
         lines.append(f"from before: {summary.num_resumed:,} problems, {summary.num_replayed_calls:,} calls of others")
     if num_ended:

@@ -55,7 +55,10 @@ def start_attempt(
     end_of_reasoning: str,
     seed: int,
 ) -> Attempt:
-    """The first round comes from ``pool`` where there is one that is large enough, and is generated otherwise."""
+    """The first round comes from ``pool`` where there is one that is large enough, and is generated otherwise.
+
+    ``pool`` holds scored messages only: one that failed would be drawn as an empty message and make the round smaller.
+    """
     usable = pool if pool is not None and 0 < condition.first_round <= len(pool) else None
     if condition.method == "aggregation":
         return AggregationAttempt(

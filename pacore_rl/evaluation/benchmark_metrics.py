@@ -39,7 +39,7 @@ def main_conditions(settings: BenchmarksConfig) -> tuple[Condition, ...]:
 
 
 def own_messages(folder: BenchmarkFolder, manifest: Manifest, name: str) -> dict[str, tuple[PoolMessage, ...]]:
-    """The pool of every problem of the benchmark: messages of the evaluated model only."""
+    """The pool of every problem of the benchmark: messages of the evaluated model only, failed ones too."""
     pool = MessagePool.open(folder.pool(name))
     return {
         id: tuple(message for message in pool.messages(id) if message.model == manifest.model)
@@ -47,13 +47,28 @@ def own_messages(folder: BenchmarkFolder, manifest: Manifest, name: str) -> dict
     }
 
 
-def allowance(records: Sequence[AnswerRecord], pools: Pools) -> Allowance:
-    """What these runs of one condition used, each mean over samples, then problems."""
+def scored_messages(folder: BenchmarkFolder, manifest: Manifest, name: str) -> dict[str, tuple[PoolMessage, ...]]:
+    """Of ``own_messages`` those that could be generated and scored: what first rounds and votes draw from."""
+    return _scored(own_messages(folder, manifest, name))
+
+
+def _scored(pools: Pools) -> dict[str, tuple[PoolMessage, ...]]:
+    return {id: tuple(filter(is_scored, messages)) for id, messages in pools.items()}
+
+
+def allowance(records: Sequence[AnswerRecord], pools: Pools) -> Allowance | None:
+    """What the complete runs of one condition used, each mean over samples, then problems; None where there are none.
+
+    ``pools`` holds scored messages.
+    """
     ids = tuple(pools)
-    closing = [[float(record.rounds[-1].generated_tokens) for record in own] for own in _by_problem(records, ids)]
+    complete = [[record for record in own if record.is_complete] for own in _by_problem(records, ids)]
+    if not any(complete) or not any(pools.values()):
+        return None
+    closing = [[float(record.rounds[-1].generated_tokens) for record in own] for own in complete]
     return Allowance(
-        ttc_tokens=_over_problems(_ttc(records, ids)),
-        solo_tokens=_over_problems([_solo_tokens(messages) if messages else None for messages in pools.values()]),
+        ttc_tokens=_over_problems(_ttc(complete)),
+        solo_tokens=_over_problems(_solo_tokens(pools)),
         synthesis_tokens=_over_problems([_mean(own) for own in closing]),
     )
 
@@ -64,8 +79,9 @@ def baseline_conditions(
     """What must be generated to compare each compacted K vector at equal cost."""
     needed: list[Condition] = []
     for condition, own in _by_condition(records).items():
-        if _is_compared(condition):
-            needed += _baselines_of(settings, allowance(own, pools))
+        allowed = allowance(own, pools) if _is_compared(condition) else None
+        if allowed is not None:
+            needed += _baselines_of(settings, allowed)
     return tuple(dict.fromkeys(needed))
 
 
@@ -81,16 +97,17 @@ def summarise(folder: BenchmarkFolder) -> tuple[BenchmarkResult, ...]:
 
 def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> BenchmarkResult:
     one, settings = manifest.sets[name], manifest.settings
-    pools = own_messages(folder, manifest, name)
+    written = own_messages(folder, manifest, name)
+    pools = _scored(written)
     stands_for = folder.read_equivalence(name)
-    counted = {id: [message.verdict for message in messages if is_scored(message)] for id, messages in pools.items()}
+    counted = {id: [message.verdict for message in messages] for id, messages in pools.items()}
     if not any(counted.values()):
         raise ValueError(
             f"no solo answer of {name} in {folder.path} could be generated and scored; run `pacore-rl evaluate` again "
             "on the same folder, and look at the reasons in the pool's records."
         )
     votes = {id: merged(verdicts, stands_for.get(id, {})) for id, verdicts in counted.items()}
-    solo_tokens = _estimate([_solo_tokens(messages) if messages else None for messages in pools.values()])
+    solo_tokens = _estimate(_solo_tokens(pools))
     votable = one.reward not in NOT_VOTED_ON
     tools = _Votes(verdicts=votes, solo_tokens=solo_tokens.mean, settings=settings, votable=votable)
     right = [[float(verdict.correct) for verdict in verdicts] for verdicts in counted.values()]
@@ -113,7 +130,7 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
         self_consistency=tuple(tools.vote(k) for k in settings.vote_sizes if k <= smallest) if votable else (),
         conditions=tuple(_with_baselines(results, c, grouped[c], pools, tools) for c in main),
         pool_size=smallest,
-        num_failed_solo=sum(map(len, pools.values())) - sum(map(len, counted.values())),
+        num_failed_solo=sum(map(len, written.values())) - sum(map(len, pools.values())),
     )
 
 
@@ -165,6 +182,7 @@ def _with_baselines(
     if not _is_compared(condition):
         return own
     allowed, wanted = allowance(records, pools), tools.settings.baselines
+    assert allowed is not None, "a condition without a complete run has no result"
     k = allowed.num_solo
     points = {
         "self_consistency": tools.vote(k) if tools.votable and "self_consistency" in wanted else None,
@@ -203,7 +221,7 @@ def _condition_result(
     condition: Condition, records: Sequence[AnswerRecord], benchmark: BenchmarkSet, settings: BenchmarksConfig
 ) -> ConditionResult:
     by_problem = _by_problem(records, benchmark.problem_ids)
-    counted = [[record for record in own if record.credit is not None] for own in by_problem]
+    counted = [[record for record in own if record.is_complete] for own in by_problem]
     if not any(counted):
         raise ValueError(
             f"every run of {condition.label} failed to be generated or scored; run `pacore-rl evaluate` again on the "
@@ -215,11 +233,11 @@ def _condition_result(
         _mean([record.credit or 0.0 for record in own if record.shown_correct and not any(record.shown_correct)])
         for own in counted
     ]
-    answers = [[answer for record in own for answer in record.answers if answer.countable] for own in counted]
+    answers = [[answer for record in own for answer in record.answers] for own in counted]
     return ConditionResult(
         condition=condition,
         accuracy=_estimate(accuracy),
-        ttc_tokens=_estimate(_ttc(records, benchmark.problem_ids)),
+        ttc_tokens=_estimate(_ttc(counted)),
         pass_at=_pass_at(credits, settings.pass_at) if condition.method == "rounds" else {},
         emergent_correct=_estimate(emergent) if any(value is not None for value in emergent) else None,
         cross_check_words=_estimate([_mean([float(a.cross_checks) for a in own]) for own in answers]),
@@ -247,13 +265,12 @@ def _by_problem(records: Sequence[AnswerRecord], problem_ids: Sequence[str]) -> 
     return list(grouped.values())
 
 
-def _ttc(records: Sequence[AnswerRecord], problem_ids: Sequence[str]) -> Values:
-    by_problem = _by_problem(records, problem_ids)
+def _ttc(by_problem: Sequence[Sequence[AnswerRecord]]) -> Values:
     return tuple(_mean([float(record.ttc_tokens) for record in own]) for own in by_problem)
 
 
-def _solo_tokens(messages: Sequence[PoolMessage]) -> float:
-    return float(np.mean([message.num_tokens for message in messages]))
+def _solo_tokens(pools: Pools) -> Values:
+    return tuple(_mean([float(message.num_tokens) for message in messages]) for messages in pools.values())
 
 
 def _pass_at(credits: Sequence[Sequence[float]], sizes: Sequence[int]) -> dict[int, Estimate]:

@@ -10,7 +10,7 @@ The baselines come last because what they may spend is measured on the K vectors
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from pacore_rl.evaluation.answer_records import AnswerFile, AnswerRecord, RoundC
 from pacore_rl.evaluation.asking import Ask, Asker
 from pacore_rl.evaluation.attempts import Attempt, AttemptResult, num_generated, start_attempt
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, Manifest
-from pacore_rl.evaluation.benchmark_metrics import baseline_conditions, main_conditions, own_messages
+from pacore_rl.evaluation.benchmark_metrics import baseline_conditions, main_conditions, scored_messages
 from pacore_rl.evaluation.conditions import Condition
 from pacore_rl.evaluation.equivalence import representatives
 from pacore_rl.evaluation.responses import CROSS_CHECK_ANY_CASE, CROSS_CHECK_STRICT, ScoredResponse
@@ -50,7 +50,7 @@ class BenchmarkRun:
     def run(self) -> None:
         settings = self.manifest.settings
         self.fill_pool()
-        pools = own_messages(self.folder, self.manifest, self.name)
+        pools = scored_messages(self.folder, self.manifest, self.name)
         answers = AnswerFile(self.folder.answers(self.name))
         try:
             main = main_conditions(settings)
@@ -98,7 +98,7 @@ class BenchmarkRun:
     def find_equivalence(self) -> None:
         """Compare the answers of problems whose pool has grown since they were compared last."""
         known = self.folder.read_equivalence(self.name)
-        pools = own_messages(self.folder, self.manifest, self.name)
+        pools = scored_messages(self.folder, self.manifest, self.name)
         with ProgressReport(f"{self.name}: equal answers", len(self.problems)) as report:
             for problem in self.problems:
                 verdicts = [message.verdict for message in pools[problem.id]]
@@ -271,6 +271,7 @@ def _response(reply: Reply, text: str, verdict: Verdict) -> ScoredResponse:
 
 
 def _costs(result: AttemptResult) -> tuple[RoundCost, ...]:
+    failed = Counter(charge.round_index for charge in result.ledger.charges if charge.finish == "failed")
     return tuple(
         RoundCost(
             num_trajectories=cost.num_calls,
@@ -278,8 +279,9 @@ def _costs(result: AttemptResult) -> tuple[RoundCost, ...]:
             prompt_tokens=cost.prompt_tokens,
             cached_tokens=cost.cached_tokens,
             wasted_tokens=cost.wasted_tokens,
+            num_failed=failed[index],
         )
-        for cost in result.ledger.by_round().values()
+        for index, cost in result.ledger.by_round().items()
     )
 
 

@@ -26,6 +26,7 @@ from pacore_rl.evaluation.statistics import Estimate, estimates_by_tag, mean_wit
 from pacore_rl.evaluation.voting import self_consistency
 from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.synthesis.draws import draw_rng, draw_seed
+from pacore_rl.synthesis.message_pool import is_scored
 from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.synthesis.rounds import RoundsResult, run_rounds
 from pacore_rl.types import PoolMessage, Problem, Verdict
@@ -59,7 +60,7 @@ class ConfigurationResult:
     minus_self_consistency: Estimate
     """Accuracy minus that of ``equal_ttc``, paired by problem."""
     num_failed: int
-    """Runs left out because generating or scoring their answer failed through our fault."""
+    """Runs left out because a trajectory of theirs, or scoring their answer, failed through our fault."""
     by_tag: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     """Tag, its value, 'accuracy' or 'self_consistency' (at equal TTC)."""
     by_problem: tuple[float | None, ...]
@@ -135,8 +136,9 @@ def evaluate_configurations(
         problems: [P].
         configurations: K vectors, e.g. ``[(4,), (16,), (8, 4)]``.
         first_round: by problem id, the messages of which round 1 is drawn. None: the model's own solo responses, the
-            same that vote, as the paper draws both from one pool; it saves the largest part of the generation. A
-            K_1 that exceeds the pool is generated instead.
+            same that vote, as the paper draws both from one pool; it saves the largest part of the generation.
+            Messages that could not be generated or scored are not drawn. A K_1 that exceeds the rest of a pool is
+            generated instead.
         self_consistency_pool: solo responses per problem, from which votes are redrawn. Where a configuration costs
             more than the whole pool, the pool is topped up until the vote can be as large.
         samples_per_problem: full runs per problem and configuration.
@@ -151,13 +153,15 @@ def evaluate_configurations(
         )
     tools = _Tools(generator=generator, scorer=scorer, tokenizer=tokenizer, config=config, seed=seed)
     solo = _solo_responses(problems, self_consistency_pool, tools, batch=0)
-    solo_tokens = mean_with_interval([_mean([response.num_tokens for response in responses]) for responses in solo])
-    if not solo_tokens.mean:
+    lengths = [[float(response.num_tokens) for response in responses if response.countable] for responses in solo]
+    if not any(map(any, lengths)):
         raise RuntimeError(
-            "no solo response has a token: the prompts overflow the context window or the engine failed on all of "
-            "them; look at the engine's log, or raise model.context_window_tokens."
+            "no solo response has a token and a verdict: the prompts overflow the context window, or the engine or the "
+            "scorer failed on all of them; look at the run's log, or raise model.context_window_tokens."
         )
-    pool = first_round if first_round is not None else _own_pool(problems, solo, generator.weight_version)
+    solo_tokens = _estimate([_mean(own) for own in lengths])
+    given = first_round if first_round is not None else _own_pool(problems, solo, generator.weight_version)
+    pool = {id: [message for message in messages if is_scored(message)] for id, messages in given.items()}
     runs = [_run(problems, tuple(k), samples_per_problem, pool, tools) for k in configurations]
     votes = [max(1, round(run.ttc_tokens.mean / solo_tokens.mean)) for run in runs]
     short = max(votes, default=0) - self_consistency_pool
@@ -258,13 +262,25 @@ def _run(
         start_scoring(problem, [result.final for result in results], scorer=tools.scorer, config=config)
         for problem, results in zip(problems, answers, strict=True)
     ]
-    scored = [scores.result() for scores in pending]
+    complete = [
+        [
+            (response.verdict.correct, result.ttc_tokens)
+            for response, result in zip(scores.result(), results, strict=True)
+            if response.countable and not _has_failed(result)
+        ]
+        for scores, results in zip(pending, answers, strict=True)
+    ]
     return _Run(
         configuration=configuration,
-        accuracy_P=tuple(_accuracy(responses) for responses in scored),
-        ttc_tokens=mean_with_interval([_mean([result.ttc_tokens for result in results]) for results in answers]),
-        num_failed=sum(not response.countable for responses in scored for response in responses),
+        accuracy_P=tuple(_mean([float(correct) for correct, _ in runs]) for runs in complete),
+        ttc_tokens=_estimate([_mean([float(ttc_tokens) for _, ttc_tokens in runs]) for runs in complete]),
+        num_failed=num_samples * len(problems) - sum(map(len, complete)),
     )
+
+
+def _has_failed(result: RoundsResult) -> bool:
+    """Whether a trajectory could not be generated: the round after it read fewer messages than K says."""
+    return any(charge.finish == "failed" for charge in result.ledger.charges)
 
 
 def _compare(problems: Sequence[Problem], run: _Run, point: SelfConsistencyPoint) -> ConfigurationResult:
@@ -312,12 +328,11 @@ def _powers(largest: int) -> list[int]:
 
 
 def _accuracy(responses: Responses) -> float | None:
-    counted = [float(response.verdict.correct) for response in responses if response.countable]
-    return _mean(counted) if counted else None
+    return _mean([float(response.verdict.correct) for response in responses if response.countable])
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _estimate(values_P: Sequence[float | None]) -> Estimate:

@@ -4,7 +4,8 @@
 
     {"schema_version":1,"id":"p1","outcome":"answered","answer":"4","reasoning":"...","ttc_tokens":812,"rounds":[...],...}
 
-``answer`` is null where there is none, and ``outcome`` says why (``pacore_rl.synthesis.plan.Outcome``). Every line
+``answer`` is null where there is none, and ``outcome`` says why (``pacore_rl.synthesis.plan.Outcome``). ``num_failed``
+counts calls of any round that failed: an answer beside such calls read fewer messages than its level says. Every line
 carries the settings it was made under, and a file holds one setting only.
 """
 
@@ -28,7 +29,7 @@ class AnswerFile:
     """Open for appending, by one process at a time. Use as a context manager."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open or create the file, and read what it holds; lines of problems that failed are removed.
+        """Open or create the file, and read what it holds; lines of problems of which calls failed are removed.
 
         Raises ValueError where another process writes to it, where it was made under other settings, and for a line
         that is no answer.
@@ -43,7 +44,7 @@ class AnswerFile:
             raise ValueError(f"another process is writing to {path}; wait for it, or give another file.") from None
         cut_torn_line(path)
         self.done: dict[str, Mapping[str, Any]] = {}
-        """The records of the file by id; no failed ones."""
+        """The records of the file by id; none of which calls failed."""
         num_failed = self._read()
         if num_failed:
             write_atomically(path, lambda file: file.writelines(_line(record) for record in self.done.values()))
@@ -68,14 +69,14 @@ class AnswerFile:
         os.fsync(self._file.fileno())
 
     def _read(self) -> int:
-        """The number of failed problems in the file."""
+        """The number of problems in the file of which calls failed."""
         num_failed = 0
         for number, line in enumerate(self.path.open("rb") if self.path.exists() else (), start=1):
             where = f"{self.path}, line {number}"
             try:
                 record = json.loads(line)
                 version, id, settings = record["schema_version"], record["id"], record["settings"]
-                outcome = record["outcome"]
+                has_failed = record["outcome"] == "failed" or num_failed_calls(record) > 0
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{where} is no answer of a batch ({error!r}); give another file with -o.") from error
             if version != SCHEMA_VERSION or settings != self._settings:
@@ -84,11 +85,16 @@ class AnswerFile:
                     f"{where} was made under other settings ({', '.join(sorted(other)) or 'schema_version'}); give the "
                     "same ones to go on with it, or another file with -o."
                 )
-            if outcome == "failed":
+            if has_failed:
                 num_failed += 1
             else:
                 self.done[id] = record
         return num_failed
+
+
+def num_failed_calls(record: Mapping[str, Any]) -> int:
+    """Calls of all rounds that failed, through no fault of the model: an overflow or a truncation is none."""
+    return sum(finish == "failed" for one in record["rounds"] for finish in one["finishes"])
 
 
 def answer_record(answered: Answered, settings: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
@@ -107,6 +113,7 @@ def answer_record(answered: Answered, settings: Mapping[str, Any], *, seconds: f
         "error": answer.reply.error or None,
         "ttc_tokens": rounds.ledger.ttc_tokens,
         "num_dropped": rounds.num_dropped,
+        "num_failed": sum(completion.finish == "failed" for one in answered.completions for completion in one),
         "seconds": round(seconds, 3),
         "rounds": [
             {

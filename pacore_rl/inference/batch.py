@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pacore_rl.failures import RunStopped
-from pacore_rl.inference.answer_file import AnswerFile, answer_record
+from pacore_rl.inference.answer_file import AnswerFile, answer_record, num_failed_calls
 from pacore_rl.inference.answering import Answered, Answerer
 from pacore_rl.inference.client import Client
 from pacore_rl.inference.connect import check_longest, find_model
@@ -39,7 +39,7 @@ class BatchOptions:
     window_tokens: int | None = None
     client: ClientSettings
     keep_calls: bool = False
-    """Keep the journal of calls once every problem has ended."""
+    """Keep the journal of calls once every problem has ended, none of whose calls failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,9 @@ class BatchSummary:
     model: str
     outcomes: Mapping[str, int]
     """Problems of the file by outcome, those of earlier runs among them."""
+    num_incomplete: int
+    """Those of them that read fewer messages than their level says, since calls before the closing one failed. The
+    next run tries them again, as it does those whose outcome is ``failed``."""
     num_resumed: int
     """Problems that an earlier run had ended."""
     num_replayed_calls: int
@@ -85,6 +88,7 @@ class _Batch:
         self._options = options
         self._cost = Cost()
         self._outcomes: dict[str, int] = {}
+        self._num_incomplete = 0
         self._num_resumed = 0
 
     async def run(self) -> BatchSummary:
@@ -112,15 +116,17 @@ class _Batch:
                 self._num_resumed = len(self._questions) - len(left)
                 for question in self._questions:
                     if question.id in file.done:
-                        self._count(file.done[question.id]["outcome"])
+                        self._count(file.done[question.id])
                 answerer = Answerer(client, model, journal=journal)
                 await check_longest(answerer, {question.id: question.messages for question in left})
                 await self._answer(left, answerer, file, settings)
-                if not self._outcomes.get("failed") and not options.keep_calls:
+                is_over = not self._outcomes.get("failed") and not self._num_incomplete
+                if is_over and not options.keep_calls:
                     journal.path.unlink(missing_ok=True)
             return BatchSummary(
                 model=model.name,
                 outcomes=dict(sorted(self._outcomes.items())),
+                num_incomplete=self._num_incomplete,
                 num_resumed=self._num_resumed,
                 num_replayed_calls=journal.num_replayed,
                 cost=self._cost,
@@ -145,8 +151,9 @@ class _Batch:
                     started = time.monotonic()
                     answered = await answerer.answer(question.id, question.messages, plan, priority=priority)
                     self._stop_if_unreachable(answered)
-                    file.append(answer_record(answered, settings, seconds=time.monotonic() - started))
-                    self._count(answered.answers[0].outcome)
+                    record = answer_record(answered, settings, seconds=time.monotonic() - started)
+                    file.append(record)
+                    self._count(record)
                     self._cost += answered.rounds.ledger.total
                     report.advance(1)
 
@@ -156,16 +163,20 @@ class _Batch:
                 await asyncio.gather(*workers)
                 ticking.cancel()
 
-    def _count(self, outcome: str) -> None:
+    def _count(self, record: Mapping[str, Any]) -> None:
+        outcome = record["outcome"]
         self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        self._num_incomplete += outcome != "failed" and num_failed_calls(record) > 0
 
     def _stop_if_unreachable(self, answered: Answered) -> None:
-        failure = answered.completions[-1][0].failure
-        if failure is not None and failure.kind in ("unreachable", "unauthorized"):
-            raise RunStopped(
-                f"{failure.message}. What had been answered lies in {self._out}; see to the endpoint, and give the "
-                "same command again: it goes on from there."
-            )
+        """Of any round: where the closing call was answered all the same, it read fewer messages than it should."""
+        for completion in (completion for completions in answered.completions for completion in completions):
+            failure = completion.failure
+            if failure is not None and failure.kind in ("unreachable", "unauthorized"):
+                raise RunStopped(
+                    f"{failure.message}. What had been answered lies in {self._out}; see to the endpoint, and give the "
+                    "same command again: it goes on from there."
+                )
 
 
 class _Rate:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from benchmark_fakes import PROBLEMS, ScriptedAsker, evaluate, manifest_of, says
+from benchmark_fakes import PROBLEMS, Script, ScriptedAsker, evaluate, manifest_of, says
 
 from pacore_rl.evaluation.answer_records import read_answers
 from pacore_rl.evaluation.asking import Ask
@@ -23,6 +24,21 @@ def half_right(ask: Ask, sample: int) -> Reply:
     if not ask.messages:
         return says(right(ask) if sample % 2 else "wrong")
     return says(right(ask) if f"[{right(ask)}]" in ask.messages else "wrong", 7, reasoning="Ref 1, reference 2")
+
+
+class Killed(Exception):
+    pass
+
+
+def dies_at_synthesis(script: Script) -> Script:
+    """The process ends once the pool is written."""
+
+    def dies(ask: Ask, sample: int) -> Reply:
+        if ask.messages:
+            raise Killed
+        return script(ask, sample)
+
+    return dies
 
 
 def test_accuracy_and_cost_are_counted_over_samples_then_problems(tmp_path: Path) -> None:
@@ -86,9 +102,6 @@ def test_an_interrupted_evaluation_goes_on_and_comes_to_the_same(tmp_path: Path)
     manifest = manifest_of(samples=4, configurations=[[4], [4, 2]], baselines=["sequential", "aggregation"])
     whole = evaluate(tmp_path / "whole", half_right, manifest)
 
-    class Killed(Exception):
-        pass
-
     for limit in (3, 30, 60, 10_000):
         asked = 0
 
@@ -121,6 +134,91 @@ def test_what_failed_is_counted_left_out_and_repeated(tmp_path: Path) -> None:
     (run,) = evaluate(tmp_path, asker, manifest).conditions
     assert run.num_failed == 0 and run.by_problem == (1.0, 1.0, 1.0, 1.0)
     assert [ask.problem.id for ask in asker.asks] == ["p2", "p2"]
+
+
+def failure() -> Reply:
+    return Reply(text="", finish="failed", generated_tokens=0, error="the connection broke")
+
+
+def crash() -> Reply:
+    """The scorer's sandbox breaks on it."""
+    return says("crash", 1)
+
+
+@pytest.mark.parametrize("spoilt", [failure, crash])
+def test_messages_that_failed_are_not_drawn_and_cost_nothing(tmp_path: Path, spoilt: Callable[[], Reply]) -> None:
+    """Half a pool fails and is topped up: votes, first rounds and lengths are those of the eight that did not."""
+
+    def half_fails(ask: Ask, sample: int) -> Reply:
+        return spoilt() if not ask.messages and sample % 2 else half_right(ask, sample)
+
+    asker = ScriptedAsker(script=half_right)
+    manifest = manifest_of(samples=4, configurations=[[4]], baselines=["sequential", "aggregation"])
+    with pytest.raises(Killed):
+        evaluate(tmp_path, dies_at_synthesis(half_fails), manifest)
+    result = evaluate(tmp_path, asker, manifest)
+    assert (result.num_failed_solo, result.pool_size) == (4 * len(PROBLEMS), 8)
+    assert result.solo_tokens.mean == 10
+    (four,) = result.conditions
+    assert four.ttc_tokens.mean == 4 * 10 + 7
+    assert four.equal_ttc is not None and four.equal_ttc.num_trajectories == 5  # 47 tokens of 10 each
+    kept = [ask.messages for ask in asker.asks if ask.messages and len(ask.messages) > 2]
+    assert len(kept) == 4 * len(PROBLEMS) and all(len(messages) == 4 for messages in kept)
+    assert not any("[crash]" in message for ask in asker.asks for message in ask.messages)
+
+
+@pytest.mark.parametrize("at", ["a round between", "the closing round"])
+def test_a_run_of_which_a_call_failed_is_left_out_of_every_mean_and_made_again(tmp_path: Path, at: str) -> None:
+    """Of [4, 2] on problem 2: one of the two calls that read four messages, or the closing one, which reads them."""
+
+    def fails(ask: Ask, sample: int) -> Reply:
+        is_between = ask.num_samples == 2
+        if ask.messages and ask.problem.id == "p2" and is_between == (at == "a round between") and sample == 0:
+            return failure()
+        return half_right(ask, sample)
+
+    manifest = manifest_of(samples=1, configurations=[[4, 2]], baselines=["sequential"])
+    for problem in ("p2", None):
+        asker = ScriptedAsker(script=fails if problem else half_right)
+        (run,) = evaluate(tmp_path, asker, manifest).conditions
+        assert run.num_failed == (1 if problem else 0)
+        assert [value is None for value in run.by_problem] == [id == problem for id in ("p1", "p2", "p3", "p4")]
+        assert run.ttc_tokens.mean == 4 * 10 + 2 * 7 + 7, "of whole runs only"
+        assert run.accuracy.num_problems == 4 - run.num_failed
+    again = [ask for ask in asker.asks if ask.num_samples == 2]  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert [ask.problem.id for ask in again] == ["p2"]
+
+
+def test_an_aggregation_of_which_a_call_failed_is_left_out_and_made_again(tmp_path: Path) -> None:
+    """One of the four calls of the second of three waves."""
+    num_failed = 0
+
+    def fails(ask: Ask, sample: int) -> Reply:
+        nonlocal num_failed
+        if len(ask.messages) == 2 and ask.problem.id == "p2" and not num_failed:
+            num_failed = 1
+            return failure()
+        return half_right(ask, sample)
+
+    manifest = manifest_of(samples=1, configurations=[[8]], baselines=["aggregation"])
+    for expected in (1, 0):
+        (run,) = evaluate(tmp_path, fails, manifest).conditions
+        assert run.equal_ttc is not None
+        (aggregation,) = run.equal_ttc.others
+        assert aggregation.num_failed == expected
+        assert (aggregation.by_problem[1] is None) == bool(expected)
+        assert aggregation.ttc_tokens.mean == 4 * 10 + 2 * 4 * 7
+
+
+def test_a_record_of_an_earlier_release_tells_no_failed_calls_and_counts(tmp_path: Path) -> None:
+    first = evaluate(tmp_path, half_right)
+    path = tmp_path / "answers" / "mine.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        for cost in record["rounds"]:
+            assert cost.pop("num_failed") == 0
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert summarise(BenchmarkFolder(tmp_path)) == (first,)
 
 
 def test_a_pool_is_completed_not_repeated(tmp_path: Path) -> None:

@@ -101,6 +101,38 @@ def test_a_given_first_round_is_drawn_and_charged() -> None:
     assert run.equal_ttc.k == round(run.ttc_tokens.mean / result.solo_tokens.mean)
 
 
+@pytest.mark.parametrize("spoilt", [("", "failed"), ("</think>[crash]", "stopped")])
+def test_solo_responses_that_failed_are_not_drawn_and_cost_nothing(spoilt: tuple[str, Finish]) -> None:
+    """A third of the solo responses cannot be generated, or scored: round 1 shows four of the others."""
+    shown: list[int] = []
+
+    def spoils(prompt: str, rng: np.random.Generator) -> tuple[str, Finish]:
+        if "Reference 1:" not in prompt:
+            return spoilt if rng.random() < 1 / 3 else ("</think>[wrong1]", "stopped")
+        shown.append(len(re.findall(r"\[wrong1\]", prompt)))
+        return "</think>[wrong9]", "stopped"
+
+    result = evaluate(FakeGenerator(policy=spoils), configurations=[(4,)], self_consistency_pool=32)
+    (run,) = result.configurations
+    assert result.num_failed_solo > 300 and run.num_failed == 0
+    assert result.solo_tokens.mean == len(SOLO)
+    assert run.ttc_tokens.mean == 5 * len(SOLO) and run.equal_ttc.k == 5
+    assert shown == [4] * (2 * 40)
+
+
+def test_a_run_of_which_an_inner_call_failed_is_left_out_of_every_mean() -> None:
+    """Of [4, 2] on problem 40 all calls that read four messages fail; those of the others never."""
+
+    def fails(prompt: str, rng: np.random.Generator) -> tuple[str, Finish]:
+        if "Problem 40?" in prompt and "Reference 4:" in prompt:
+            return "", "failed"
+        return "</think>[wrong1]", "stopped"
+
+    (run,) = evaluate(FakeGenerator(policy=fails), configurations=[(4, 2)]).configurations
+    assert run.num_failed == 2 and run.by_problem[0] is None and None not in run.by_problem[1:]
+    assert run.ttc_tokens.mean == 7 * len(SOLO) and run.ttc_tokens.num_problems == 39
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="samples_per_problem=0"):
         evaluate(FakeGenerator(policy=policy), samples_per_problem=0)

@@ -107,6 +107,76 @@ def test_a_problem_that_failed_is_typed_and_tried_again(tmp_path: Path) -> None:
     assert [record["outcome"] for record in lines(out)] == ["answered", "answered"]
 
 
+def first_round_fails(num: int, script: Script) -> Callable[[dict[str, Any], int], Script]:
+    """Of one problem at level 4: ``num`` calls of its first round get ``script``; the closing one is answered."""
+    return lambda request, number: script if number < num else numbered(request, number)
+
+
+@pytest.mark.parametrize("num_failed", [4, 1])
+@pytest.mark.parametrize("release", ["this", "an earlier"])
+@pytest.mark.parametrize("status", [500, 400])
+def test_an_answer_beside_failed_calls_says_so_and_is_tried_again(
+    tmp_path: Path, num_failed: int, release: str, status: int
+) -> None:
+    source, out = questions(tmp_path / "q.jsonl", 1), tmp_path / "a.jsonl"
+    with in_thread(first_round_fails(num_failed, Script(status=status))) as server:
+        command = [source, "--endpoint", server.url, "--level", "4", "-o", out, "--retries", "0"]
+        result = infer(*command)
+        assert result.exit_code == 0 and "1 problems with tiny: 1 answered" in result.output
+        assert "1 of them read fewer messages than their level says" in " ".join(result.output.split())
+        (record,) = lines(out)
+        assert (record["outcome"], record["num_failed"]) == ("answered", num_failed)
+        assert record["rounds"][0]["finishes"].count("failed") == num_failed
+        assert len(record["rounds"][1]["messages"]) == 4 - num_failed
+        if release == "an earlier":
+            del record["num_failed"]
+            write(out, record)
+        server.answer = numbered
+        before = len(server.requests)
+        result = infer(*command)
+        assert result.exit_code == 0 and "of them read fewer" not in result.output
+        assert len(server.requests) - before == num_failed + 1, "the others are replayed"
+        (record,) = lines(out)
+        assert (record["outcome"], record["num_failed"]) == ("answered", 0)
+        assert len(record["rounds"][1]["messages"]) == 4
+        assert not out.with_name("a.jsonl.calls.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "finish"),
+    [
+        (Script(content="no end", finish="length"), "truncated"),
+        (Script(status=400, error="the context length is exceeded"), "overflow"),
+    ],
+)
+def test_what_is_the_models_own_in_a_round_is_not_tried_again(tmp_path: Path, script: Script, finish: str) -> None:
+    source, out = questions(tmp_path / "q.jsonl", 1), tmp_path / "a.jsonl"
+    with in_thread(first_round_fails(4, script)) as server:
+        for _ in range(2):
+            result = infer(source, "--endpoint", server.url, "--level", "4", "-o", out)
+            assert result.exit_code == 0 and "of them read fewer" not in result.output
+        (record,) = lines(out)
+        assert record["rounds"][0]["finishes"] == [finish] * 4 and record["num_failed"] == 0
+        assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("num_failed", [4, 1])
+def test_an_endpoint_that_was_away_in_a_first_round_stops_the_run(tmp_path: Path, num_failed: int) -> None:
+    """The closing call is answered: its answer would have read what the others left."""
+    source, out = questions(tmp_path / "q.jsonl", 1), tmp_path / "a.jsonl"
+    with in_thread(first_round_fails(num_failed, Script(status=401, error="revoked"))) as server:
+        command = [source, "--endpoint", server.url, "--level", "4", "-o", out]
+        result = infer(*command)
+        assert result.exit_code == 2 and "revoked" in result.stderr
+        assert "give the same command again" in " ".join(result.stderr.split())
+        assert not out.exists()
+        assert len(server.requests) == 5
+        result = infer(*command)
+        assert result.exit_code == 0 and len(server.requests) == 5 + num_failed + 1
+    (record,) = lines(out)
+    assert record["num_failed"] == 0 and len(record["rounds"][1]["messages"]) == 4
+
+
 def test_a_file_of_other_settings_is_not_mixed(tmp_path: Path) -> None:
     source, out = questions(tmp_path / "q.jsonl", 1), tmp_path / "a.jsonl"
     with in_thread(numbered) as server:
