@@ -13,8 +13,8 @@ from data_curation.proposals import Ask, Proposal
 from pacore_rl.config import Config
 from pacore_rl.config_endpoints import EndpointConfig
 from pacore_rl.evaluation.responses import evaluation_sampling
-from pacore_rl.inference.client import Client, request_body, with_seed
-from pacore_rl.inference.completion import Completion
+from pacore_rl.inference.client import CallState, Client, request_body, with_seed
+from pacore_rl.inference.completion import Completion, TokenLimits
 from pacore_rl.inference.settings import ClientSettings, Endpoint, key_from_environment
 from pacore_rl.synthesis.draws import draw_seed
 from pacore_rl.synthesis.prompt import build_conversation
@@ -84,7 +84,9 @@ class EndpointProposer:
         body = request_body(self.endpoint.model, _as_messages(build_conversation(ask.problem, ())), self._options())
         numbers = range(ask.first_sample, ask.first_sample + ask.num_samples)
         bodies = [with_seed(body, draw_seed(ask.seed, "sample", number)) for number in numbers]
-        completions = await asyncio.gather(*(client.complete(one, replica=replica) for one in bodies))
+        limits = self._limits()
+        calls = (client.complete(one, replica=replica, state=CallState(limits=limits)) for one in bodies)
+        completions = await asyncio.gather(*calls)
         for completion in completions:
             watch.see(_as_reply(completion))
         return tuple(
@@ -94,6 +96,13 @@ class EndpointProposer:
                 num_tokens=completion.usage.generated_tokens,
             )
             for completion in completions
+        )
+
+    def _limits(self) -> TokenLimits:
+        """What no trajectory's count exceeds: they are a pool's test-time compute."""
+        return TokenLimits(
+            max_tokens=evaluation_sampling(self.config).max_response_tokens,
+            window_tokens=self.config.model.context_window_tokens,
         )
 
     def _options(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from data_curation.chat import ChatModel, EndpointDown, FailureWatch, OpenModel, each
 from data_curation.endpoints import open_model
-from data_curation.records import Candidate, Drop, Sifted, drop
+from data_curation.records import Candidate, Drop, Progress, Sifted, drop, unwatched
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config_endpoints import JudgeFilterConfig
 from pacore_rl.rewards.judge_prompt import read_verdict
@@ -77,6 +77,7 @@ class JudgeFilter:
         """``open_judge``: gives the model in place of the endpoints of ``config``."""
         self._config, self._cache = config, cache
         self._open_judge = open_judge or self._behind_endpoints
+        self.on_progress: Progress = unwatched
         self.num_calls = 0
         """Replies that were asked for so far, by all calls of this filter."""
 
@@ -120,6 +121,7 @@ class JudgeFilter:
             num_workers = self._config.max_concurrent * max(1, len(self._config.base_urls))
             async for number, ballot in each(range(len(problems)), vote, num_workers=num_workers):
                 ballots[number] = ballot
+                self.on_progress(len(ballots), len(problems))
         return [ballots[number] for number in range(len(problems))]
 
     async def _vote(self, judge: ChatModel, watch: FailureWatch, statement: str, answer: str) -> Ballot:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pacore_rl.types import Problem
 
@@ -93,6 +93,14 @@ class Sifted:
     drops: tuple[Drop, ...]
 
 
+Progress = Callable[[int, int], None]
+"""Told (done, all) of what a filter looks at in a batch, as it goes."""
+
+
+def unwatched(done: int, total: int) -> None:
+    """A :data:`Progress` that nobody follows."""
+
+
 class Filter(Protocol):
     """One step of the way. The order of its answers does not depend on how candidates are cut into batches."""
 
@@ -104,6 +112,13 @@ class Filter(Protocol):
     def __call__(self, candidates: Sequence[Candidate]) -> Sifted:
         """Sift a batch. Failures of a network or a sandbox are drops with a reason, or raise to be resumed later."""
         ...
+
+
+@runtime_checkable
+class SlowFilter(Filter, Protocol):
+    """One that takes long for a batch, and says how far it is."""
+
+    on_progress: Progress
 
 
 def sift(candidates: Sequence[Candidate], *, step: str, reason_of: Callable[[Candidate], str | None]) -> Sifted:

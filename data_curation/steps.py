@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_curation.records import Candidate, Drop, Filter
-from data_curation.store import read_candidates, read_drops, write_candidates, write_drops
+from data_curation.records import Candidate, Drop, Filter, SlowFilter
+from data_curation.store import count_candidates, read_candidates, read_drops, write_candidates, write_drops
 from pacore_rl.problems import write_atomically
 from pacore_rl.reporting.progress import ProgressReport
 
@@ -126,11 +126,30 @@ def filter_step(
     if done:
         return step
     jobs = [(part, folder / part.name) for part in before.parts if not (folder / part.name).is_file()]
-    with ProgressReport(f"{filter.name}: parts", len(jobs)) as report:
-        for _ in spread(SiftPart(filter=filter), jobs):
-            report.advance(1)
+    if isinstance(filter, SlowFilter):
+        _sift_slowly(filter, jobs)
+    else:
+        with ProgressReport(f"{filter.name}: parts", len(jobs)) as report:
+            for _ in spread(SiftPart(filter=filter), jobs):
+                report.advance(1)
     _close(folder, key)
     return step
+
+
+def _sift_slowly(filter: SlowFilter, jobs: Sequence[tuple[Path, Path]]) -> None:
+    """Part by part in this process, since the filter spreads its own work; progress within a part too."""
+    sizes = [count_candidates(source) for source, _ in jobs]
+    with ProgressReport(f"{filter.name}: problems", sum(sizes)) as report:
+        before = 0
+        for (source, target), size in zip(jobs, sizes, strict=True):
+
+            def reach(done: int, total: int, before: int = before, size: int = size) -> None:
+                report.reach(before + size * done // max(1, total), report.total)
+
+            filter.on_progress = reach
+            SiftPart(filter=filter)(source, target)
+            before += size
+            report.reach(before, report.total)
 
 
 def ordered_step(

@@ -27,6 +27,12 @@ def read_candidates(path: Path) -> tuple[Candidate, ...]:
     return tuple(candidate_of_row(row, f"{path}, row {i}") for i, row in enumerate(read_rows(path), start=1))
 
 
+def count_candidates(path: Path) -> int:
+    """How many such a file holds, by its head alone."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    return parquet.ParquetFile(path).metadata.num_rows
+
+
 def write_drops(path: Path, drops: Sequence[Drop]) -> None:
     """Write JSON Lines, one drop a line, atomically."""
     text = "".join(json.dumps(asdict(drop), ensure_ascii=False) + "\n" for drop in drops)

@@ -22,7 +22,7 @@ from data_curation.code.solutions import Judged, Runnable, judge, runnable
 from data_curation.code.statement_rules import first_reason
 from data_curation.code.suite_rules import contradiction, tidy, too_weak
 from data_curation.endpoints import open_model
-from data_curation.records import Candidate, Drop, Sifted, drop
+from data_curation.records import Candidate, Drop, Progress, Sifted, drop, unwatched
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import RewardConfig
 from pacore_rl.config_endpoints import CodeCurationConfig, WriterConfig
@@ -184,6 +184,7 @@ class CodeFilter:
         """``spread``: where problems are checked; by default here, one after another."""
         self._config, self._reward, self._cache = config, reward, cache
         self._spread = spread or InProcess()
+        self.on_progress: Progress = unwatched
         self.counts: Counter[str] = Counter()
         """Of all calls: problems whose checker changed, new tests, wrong solutions that pass, generated inputs by what
         became of them."""
@@ -201,8 +202,10 @@ class CodeFilter:
         findings = {one.id: self._recall(one) for one in asked}
         todo = [one for one in asked if findings[one.id] is None]
         tasks = (Task(candidates=(one,), config=self._config, reward=self._reward) for one in todo)
-        for one, found in zip(todo, self._spread.map(check_chunk, tasks), strict=True):
+        checked = zip(todo, self._spread.map(check_chunk, tasks), strict=True)
+        for number, (one, found) in enumerate(checked, start=1 + len(asked) - len(todo)):
             findings[one.id] = found[0]
+            self.on_progress(number, len(asked))
             if found[0].step != SANDBOX_STEP and not found[0].writer_failure:
                 self._cache.put(self._key(one), asdict(found[0]))
         self._refuse_to_go_on([finding for finding in findings.values() if finding is not None], len(asked))
