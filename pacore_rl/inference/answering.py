@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pacore_rl.inference.client import CallState, Client, Replica, Route, request_body, with_seed
-from pacore_rl.inference.completion import Completion, Delta
+from pacore_rl.inference.completion import Completion, Delta, TokenLimits
 from pacore_rl.inference.conversation import Message, slot_of, with_references
 from pacore_rl.inference.counting import PromptCounter
 from pacore_rl.synthesis.plan import Answer, Call, RoundsPlan
@@ -60,12 +60,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What one problem may use. Whoever runs out goes to the closing round with the messages there are."""
+    """What one problem may use. The closing round's part is kept for it: it reads the messages there are."""
 
     total_tokens: int | None = None
     """Test-time compute of all rounds. Every trajectory gets an equal share of what is left: it is never exceeded."""
     total_seconds: float | None = None
-    """From the first call on; the closing round is cut too when it is over."""
+    """From the first call on. Every round gets an equal share of what is left, and what it does not use goes to the
+    others: the closing round has its own, whatever those before it took, and is cut at the end of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,9 @@ class _Task:
     streams: bool
     journal: Journal | None
     deadline: float | None = None
+    """Of all rounds."""
+    round_deadline: float | None = None
+    """Of the round under way."""
     completions: list[tuple[Completion, ...]] = field(default_factory=list[tuple[Completion, ...]])
 
     async def run(self) -> Answered:
@@ -151,16 +155,25 @@ class _Task:
             if self._is_spent(loop.time()):
                 rounds.skip_to_closing()
             call = await self._next_call()
+            self.round_deadline = self._share_deadline(call, loop.time())
             self.observer.on_round(call)
             with self.answerer.client.routed(call.num_samples) as route:
                 completions = await self._sample(call, route)
             self.completions.append(completions)
             rounds.receive([completion.as_reply(rounds.plan.end_of_reasoning) for completion in completions])
+            if not call.is_final and all(completion.finish == "unfinished" for completion in completions):
+                rounds.skip_to_closing()  # a share is too short for a trajectory: the closing one gets all that is left
         return Answered(rounds=rounds, completions=tuple(self.completions))
 
     def _is_spent(self, now: float) -> bool:
         share = self._share_tokens(self.rounds.num_trajectories_left)
         return (self.deadline is not None and now >= self.deadline) or (share is not None and share < 1)
+
+    def _share_deadline(self, call: Call, now: float) -> float | None:
+        """When a round that begins now has used its share of the time that is left."""
+        if self.deadline is None:
+            return None
+        return now + max(0.0, self.deadline - now) / (self.rounds.plan.num_rounds - call.round_index)
 
     def _share_tokens(self, num_trajectories: int) -> int | None:
         """What each of so many trajectories may generate."""
@@ -185,8 +198,10 @@ class _Task:
     async def _sample(self, call: Call, route: Route) -> tuple[Completion, ...]:
         """All trajectories of a round, in the order of their samples; those that were left are ``unfinished``."""
         conversation = with_references(self.messages, call.messages)
-        body = request_body(self.answerer.model.name, conversation, self._options(call, conversation))
-        states = [CallState() for _ in range(call.num_samples)]
+        model, options = self.answerer.model, self._options(call, conversation)
+        body = request_body(model.name, conversation, options)
+        limits = TokenLimits(max_tokens=options.get("max_tokens"), window_tokens=model.window_tokens)
+        states = [CallState(limits=limits) for _ in range(call.num_samples)]
         leads = call.num_samples > 1 and len(body) >= self.answerer.client.settings.leader_first_bytes
         async with asyncio.TaskGroup() as group:
             tasks: list[asyncio.Task[Completion]] = []
@@ -220,7 +235,7 @@ class _Task:
 
     async def _until_prefilled(self, leader: CallState) -> None:
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with asyncio.timeout_at(self.round_deadline):
                 await leader.prefilled.wait()
         except TimeoutError:  # the round is about to be cut anyway
             return
@@ -259,12 +274,12 @@ class _Task:
         policy = call.stragglers
         while waiting:
             now = loop.time()
-            is_late = self.deadline is not None and now >= self.deadline
+            is_late = self.round_deadline is not None and now >= self.round_deadline
             if is_late or (policy and policy.is_enough(len(tasks) - len(waiting), len(tasks), now - started)):
                 for task in waiting:
                     task.cancel()
                 return
-            limits = [self.deadline] if self.deadline is not None else []
+            limits = [self.round_deadline] if self.round_deadline is not None else []
             if policy is not None and now < started + policy.deadline_seconds:
                 limits.append(started + policy.deadline_seconds)
             timeout = min(limits) - now if limits else None

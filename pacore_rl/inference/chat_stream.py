@@ -6,11 +6,13 @@ import io
 import json
 from typing import Any
 
-from pacore_rl.inference.completion import Completion, Delta, FailureKind, Usage
+from pacore_rl.inference.completion import Completion, Delta, FailureKind, TokenLimits, Usage
 from pacore_rl.types import Finish
 
 MAX_LINE_BYTES = 16 * 1024**2
 """A longer line is no chunk of a chat completion."""
+
+NO_LIMITS = TokenLimits()
 
 _FINISHES: dict[str, Finish] = {
     "stop": "stopped",
@@ -33,9 +35,10 @@ class StreamError(Exception):
 class ChatStream:
     """Reads the stream of one choice. Holds text in buffers: a long answer costs its own length."""
 
-    __slots__ = ("_buffer", "_content", "_reasoning", "_tools", "_usage", "finish_reason", "num_pieces")
+    __slots__ = ("_buffer", "_content", "_limits", "_reasoning", "_tools", "_usage", "finish_reason", "num_pieces")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: TokenLimits = NO_LIMITS) -> None:
+        self._limits = limits
         self._buffer = b""
         self._content = io.StringIO()
         self._reasoning = io.StringIO()
@@ -91,13 +94,16 @@ class ChatStream:
         return self._reasoning.getvalue()
 
     def _completion(self, finish: Finish) -> Completion:
+        content, reasoning = self.content, self.reasoning
+        tools = tuple(self._tools[index] for index in sorted(self._tools))
+        num_chars = len(content) + len(reasoning) + sum(len(str(tool)) for tool in tools)
         return Completion(
-            content=self.content,
-            reasoning=self.reasoning,
-            tool_calls=tuple(self._tools[index] for index in sorted(self._tools)),
+            content=content,
+            reasoning=reasoning,
+            tool_calls=tools,
             finish=finish,
             finish_reason=self.finish_reason,
-            usage=_read_usage(self._usage, self.num_pieces),
+            usage=_read_usage(self._usage, self.num_pieces, num_chars, self._limits),
         )
 
     def _take(self, payload: bytes) -> Delta | None:
@@ -163,10 +169,14 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _read_usage(given: dict[str, Any] | None, num_pieces: int) -> Usage:
-    """The server's counts, where they are possible: a piece has at least one token."""
+def _read_usage(given: dict[str, Any] | None, num_pieces: int, num_chars: int, limits: TokenLimits) -> Usage:
+    """The server's counts, where they are possible: a piece has at least one token, and limits hold."""
     given = given or {}
     prompt, generated = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+    if prompt is not None and not limits.may_prompt(prompt):
+        prompt = None
+    if generated is not None and not limits.may_generate(generated, num_chars=num_chars):
+        generated = None
     if prompt is None or generated is None or generated < num_pieces:
         return Usage(prompt_tokens=prompt or 0, generated_tokens=num_pieces, is_estimated=True)
     details = given.get("prompt_tokens_details")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,12 @@ from typing import Any, Self
 
 import httpx
 
-from pacore_rl.inference.chat_stream import ChatStream, StreamError
-from pacore_rl.inference.completion import RETRYABLE, Completion, Delta, Failure, FailureKind, Usage
+from pacore_rl.inference.chat_stream import NO_LIMITS, ChatStream, StreamError
+from pacore_rl.inference.completion import RETRYABLE, Completion, Delta, Failure, FailureKind, TokenLimits, Usage
 from pacore_rl.inference.settings import ClientSettings, Endpoint
 from pacore_rl.inference.slots import Slots
 from pacore_rl.inference.transport import Transport
-from pacore_rl.retry_after import retry_after_seconds
+from pacore_rl.retry_after import backoff_seconds, retry_after_seconds
 
 MAX_ERROR_BYTES = 65_536
 REST_SECONDS = 5.0
@@ -43,13 +42,18 @@ class _AttemptFailed(Exception):
 class CallState:
     """A call as it goes, for whoever made it: watch it, or leave it and keep what has arrived."""
 
-    stream: ChatStream = field(default_factory=ChatStream)
+    limits: TokenLimits = NO_LIMITS
+    """What the server's counts are held against."""
+    stream: ChatStream = field(init=False)
     """Of the attempt under way."""
     wasted_tokens: int = 0
     """Pieces of attempts that broke."""
     num_attempts: int = 0
     prefilled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the server has read the prompt, or an attempt has failed."""
+
+    def __post_init__(self) -> None:
+        self.stream = ChatStream(self.limits)
 
     def partial(self) -> Completion:
         """An ``unfinished`` completion of what has arrived."""
@@ -154,13 +158,14 @@ class Client:
                     usage = replace(completion.usage, wasted_tokens=state.wasted_tokens)
                     return replace(completion, usage=usage, num_attempts=state.num_attempts)
                 except _AttemptFailed as error:
+                    failure = replace(error.failure, message=replica.endpoint.told(error.failure.message))
                     pieces = state.stream.num_pieces
-                    if not self._may_retry(error.failure, state, delivered=on_delta is not None and pieces > 0):
-                        return _failed(error.failure, state)
+                    if not self._may_retry(failure, state, delivered=on_delta is not None and pieces > 0):
+                        return _failed(failure, state)
                     state.wasted_tokens += pieces
-                    state.stream = ChatStream()
+                    state.stream = ChatStream(state.limits)
                     state.prefilled.set()
-                    self._note(replica, error.failure)
+                    self._note(replica, failure)
                     await asyncio.sleep(self._wait_seconds(state.num_attempts, error.after_seconds))
                     replica = self._move(replica)
         finally:
@@ -182,12 +187,8 @@ class Client:
         return replica if replica.down_until <= asyncio.get_running_loop().time() else self.route()
 
     def _wait_seconds(self, num_attempts: int, after_seconds: float) -> float:
-        settings = self.settings
-        limit = settings.max_backoff_seconds
-        wait = min(limit, settings.backoff_seconds * 2 ** (num_attempts - 1))
-        # Drawn, else all calls that one failure of the server broke come back at the same moment; but none before the
-        # server said.
-        return max(wait * random.uniform(0.5, 1.5), min(after_seconds, limit) * random.uniform(1.0, 1.5))
+        first, limit = self.settings.backoff_seconds, self.settings.max_backoff_seconds
+        return backoff_seconds(num_attempts, after_seconds, first=first, limit=limit)
 
     async def _attempt(self, replica: Replica, body: bytes, state: CallState, on_delta: OnDelta | None) -> Completion:
         url = f"{replica.endpoint.base_url}/chat/completions"

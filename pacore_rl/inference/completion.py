@@ -61,6 +61,33 @@ class Usage:
     """The server's counts were missing or impossible: the pieces were counted, each of at least one token."""
 
 
+MAX_HIDDEN_TOKENS = 131_072
+"""Where no limit is known, a server is believed so many: some reason without showing it."""
+MAX_TOKENS_PER_CHAR = 4
+"""A character has at most four bytes, and a token at least one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """Of one call, as far as they are known. A count above them is wrong, whatever the server says."""
+
+    max_tokens: int | None = None
+    """The request's own limit."""
+    window_tokens: int | None = None
+    """The model's context window."""
+
+    def may_prompt(self, num_tokens: int) -> bool:
+        """Whether the prompt may have so many."""
+        return self.window_tokens is None or num_tokens <= self.window_tokens
+
+    def may_generate(self, num_tokens: int, *, num_chars: int) -> bool:
+        """Whether an answer that showed so many characters may have cost so many tokens."""
+        if self.max_tokens is not None and num_tokens > self.max_tokens:
+            return False
+        room = self.window_tokens or self.max_tokens or MAX_HIDDEN_TOKENS
+        return num_tokens <= max(room, MAX_TOKENS_PER_CHAR * num_chars)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """How a call ended, after its retries."""

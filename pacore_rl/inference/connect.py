@@ -39,7 +39,7 @@ async def find_model(
     Raises EndpointError for an endpoint that is down or refuses the key, a model that it lacks, and a window too small
     for what is asked.
     """
-    served = [await _served(replica) for replica in client.replicas]
+    served = [await _served_or_told(replica) for replica in client.replicas]
     if name is None:
         names = sorted(set(served[0]).intersection(*served[1:]))
         if len(names) != 1:
@@ -48,8 +48,9 @@ async def find_model(
     for replica, models in zip(client.replicas, served, strict=True):
         if name not in models:
             raise EndpointError(
-                f"{replica.endpoint.base_url} does not serve the model {name!r}; it serves {sorted(models)}. Give one "
-                "of these with --model, or start the server with `--served-model-name`."
+                f"{replica.endpoint.base_url} does not serve the model {name!r}; it serves "
+                f"{replica.endpoint.told(str(sorted(models)))}. Give one of these with --model, or start the server "
+                "with `--served-model-name`."
             )
     windows = [models[name] for models in served]
     window = window_tokens or min((w for w in windows if w is not None), default=None)
@@ -81,6 +82,14 @@ async def check_longest(answerer: Answerer, conversations: Mapping[str, Sequence
             f"it does not fit the window of {answerer.model.window_tokens:,}. Serve the model with a larger "
             "--max-model-len, lower --reserve-tokens or --max-tokens, or take the question out."
         )
+
+
+async def _served_or_told(replica: Replica) -> dict[str, int | None]:
+    """As ``_served``; what is wrong is told without the key."""
+    try:
+        return await _served(replica)
+    except EndpointError as error:
+        raise EndpointError(replica.endpoint.told(str(error))) from None
 
 
 async def _served(replica: Replica) -> dict[str, int | None]:

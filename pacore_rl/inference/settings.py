@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
+
+from pacore_rl.api_keys import without_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +16,7 @@ class Endpoint:
 
     base_url: str
     """With the path that comes before ``/chat/completions``, without a closing slash."""
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, url: str, *, api_key: str | None = None) -> Self:
@@ -37,6 +39,10 @@ class Endpoint:
         if not parts.path:
             cleaned += "/v1"
         return cls(base_url=cleaned, api_key=api_key)
+
+    def told(self, text: str) -> str:
+        """What it said, or what is said of it, without its key: for every message."""
+        return without_key(text, self.api_key)
 
     @property
     def root_url(self) -> str:

@@ -18,6 +18,7 @@ from data_curation.endpoints import EndpointProposer
 from data_curation.judge_filter import JudgeFilter
 from data_curation.judge_quality import load_sample
 from data_curation.pools import fill_pool
+from data_curation.proposals import Ask
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config_endpoints import EndpointConfig, JudgeFilterConfig
 from pacore_rl.synthesis.pool_shards import ShardedPool
@@ -117,6 +118,21 @@ def test_a_pool_over_a_socket_goes_on_after_the_endpoint_was_down(tmp_path: Path
     messages = pool.messages([problem.id for problem in PROBLEMS[:8]])
     assert all(len(of_one) == len({message.text for message in of_one}) == 3 for of_one in messages.values())
     assert messages["p5"][0].text.startswith("question 5 ") and messages["p5"][0].num_tokens == 11
+
+
+def test_a_count_above_the_window_is_no_messages_length() -> None:
+    config = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"context_window_tokens": 4096})})
+    choice = {"message": {"role": "assistant", "content": "<think>…</think>4"}, "finish_reason": "stop"}
+    counts = (4097, 12)
+    answers = [
+        json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": count}}).encode()
+        for count in counts
+    ]
+    with serving(lambda number, body: answers[number]) as (url, _):
+        endpoint = EndpointConfig(**{**QUICK, "base_urls": (url,), "max_concurrent": 1})
+        proposer = EndpointProposer(endpoint=endpoint, config=config, done="the pool")
+        ((_, proposals),) = proposer.propose([Ask(problem=PROBLEMS[0], first_sample=0, num_samples=2, seed=1)])
+    assert sorted(proposal.num_tokens for proposal in proposals) == [1, 12]  # an answer in one piece
 
 
 def test_the_measurement_of_a_judge_is_that_of_its_decisions(tmp_path: Path) -> None:

@@ -37,12 +37,13 @@ async def serving(
     endpoint: ScriptedServer,
     *,
     keys: tuple[str, ...] = (),
+    endpoint_key: str | None = None,
     keep_alive_seconds: float = 10.0,
     stragglers: Stragglers | None = None,
     **limits: Any,
 ) -> AsyncIterator[Served]:
     options = ServerOptions(
-        endpoints=(Endpoint.of(endpoint.url),),
+        endpoints=(Endpoint.of(endpoint.url, api_key=endpoint_key),),
         client=QUICK,
         served=ServedModel(
             model=Model(name="tiny", window_tokens=4096, reserve_tokens=1024, options={"temperature": 1.0}),

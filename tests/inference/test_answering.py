@@ -152,16 +152,59 @@ async def test_the_token_budget_is_shared_and_never_exceeded(server: ScriptedSer
     assert answered.rounds.ledger.ttc_tokens == 40
 
 
-async def test_when_the_time_is_over_the_closing_round_reads_what_there_is(
+async def test_a_count_that_cannot_be_eats_no_budget_and_is_no_test_time_compute(
+    server: ScriptedServer, client: Client
+) -> None:
+    def wrong(count: int) -> Script:
+        return Script(usage={"prompt_tokens": 10, "completion_tokens": count})
+
+    server.answer = lambda request, number: wrong(1_001)
+    answered = await answer(client, plan(2, 2), budget=Budget(total_tokens=1_000))
+    assert [call.num_samples for call in answered.rounds.calls] == [2, 2, 1]
+    assert answered.rounds.ledger.ttc_tokens == 5 * 6  # the pieces
+    assert all(charge.is_estimated for charge in answered.rounds.ledger.charges)
+    server.answer = lambda request, number: wrong(4_097)  # the window has 4,096
+    answered = await answer(client, plan(2))
+    assert answered.rounds.ledger.ttc_tokens == 3 * 6
+
+
+async def test_the_time_is_shared_and_the_closing_round_reads_what_there_is(
     server: ScriptedServer, client: Client
 ) -> None:
     server.answer = lambda request, number: Script(delay_seconds=9 if number in (1, 2) else 0)
     started = time.monotonic()
-    answered = await answer(client, plan(3, 8), budget=Budget(total_seconds=0.3))
-    assert time.monotonic() - started < 5
-    assert [call.is_final for call in answered.rounds.calls] == [False, True]
-    assert answered.answers[0].outcome == "unfinished"  # the closing round had no time left either
-    assert len(server.requests) <= 4
+    answered = await answer(client, plan(3, 8), budget=Budget(total_seconds=2.1))
+    assert 0.7 <= time.monotonic() - started < 2.1  # a third of it for the round that two hold up
+    assert answered.rounds.shown == (("42",), ("42",) * 8) and answered.rounds.num_dropped == 2
+    assert [completion.finish for completion in answered.completions[0]] == ["stopped", "unfinished", "unfinished"]
+    assert (answered.answers[0].outcome, answered.answers[0].text) == ("answered", "42")
+
+
+async def test_a_round_that_is_over_early_leaves_its_time_to_the_others(server: ScriptedServer) -> None:
+    server.answer = lambda request, number: Script(delay_seconds=0 if number < 2 else 1.3)
+    async with Client([Endpoint.of(server.url)]) as client:
+        answered = await answer(client, plan(2, 2), budget=Budget(total_seconds=3.6))  # shares of 0, 1.8 and 2.3 s
+    assert [call.is_final for call in answered.rounds.calls] == [False, False, True]
+    assert all(completion.finish == "stopped" for completions in answered.completions for completion in completions)
+
+
+async def test_where_no_message_ends_within_its_share_the_closing_round_gets_the_rest(server: ScriptedServer) -> None:
+    server.answer = lambda request, number: Script(delay_seconds=60 if number < 2 else 1.5)
+    async with Client([Endpoint.of(server.url)]) as client:
+        started = time.monotonic()
+        answered = await answer(client, plan(2, 8), budget=Budget(total_seconds=3.0))
+    assert time.monotonic() - started < 3.0
+    assert [call.is_final for call in answered.rounds.calls] == [False, True] and len(server.requests) == 3
+    assert (answered.answers[0].outcome, answered.answers[0].text) == ("answered", "42")
+
+
+async def test_the_budget_of_time_holds_for_the_closing_round_too(server: ScriptedServer) -> None:
+    server.answer = lambda request, number: Script(delay_seconds=60 if is_final(request) else 0)
+    async with Client([Endpoint.of(server.url)]) as client:
+        started = time.monotonic()
+        answered = await answer(client, plan(2), budget=Budget(total_seconds=0.5))
+    assert 0.5 <= time.monotonic() - started < 2
+    assert (answered.answers[0].outcome, answered.answers[0].text) == ("unfinished", None)
 
 
 async def test_the_closing_rounds_pieces_are_handed_on_and_progress_is_told(

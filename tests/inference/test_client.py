@@ -11,7 +11,7 @@ import pytest
 from scripted_server import QUICK, Script, ScriptedServer, until
 
 from pacore_rl.inference.client import CallState, Client, request_body, with_seed
-from pacore_rl.inference.completion import Completion, Delta
+from pacore_rl.inference.completion import Completion, Delta, TokenLimits
 from pacore_rl.inference.settings import Endpoint
 
 BODY = with_seed(request_body("tiny", [{"role": "user", "content": "2 + 2?"}], {"temperature": 1.0}), 5)
@@ -131,6 +131,39 @@ async def test_a_usage_that_cannot_be_is_estimated_from_the_pieces(
     server.answer = lambda request, number: Script(usage=usage)
     counted = (await complete(client)).usage
     assert (counted.generated_tokens, counted.is_estimated) == (6, True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "prompt", "generated", "is_believed"),
+    [
+        (TokenLimits(max_tokens=50), 7, 50, True),
+        (TokenLimits(max_tokens=50), 7, 51, False),
+        (TokenLimits(max_tokens=50, window_tokens=4096), 7, 51, False),
+        (TokenLimits(max_tokens=10**12, window_tokens=4096), 7, 10**9, False),
+        (TokenLimits(window_tokens=4096), 7, 4096, True),
+        (TokenLimits(window_tokens=4096), 7, 4097, False),
+        (TokenLimits(window_tokens=4096), 4097, 9, False),
+        (TokenLimits(window_tokens=20), 7, 4 * 18, True),  # a window told too small: 18 characters may be so many
+        (TokenLimits(window_tokens=20), 7, 4 * 18 + 1, False),
+        (TokenLimits(), 7, 5_000, True),  # reasoning that is not shown
+        (TokenLimits(), 7, 131_073, False),
+        (TokenLimits(), 7, 10**9, False),
+    ],
+)
+async def test_a_count_above_what_a_call_can_generate_is_not_believed(
+    server: ScriptedServer, client: Client, limits: TokenLimits, prompt: int, generated: int, is_believed: bool
+) -> None:
+    server.answer = lambda request, number: Script(usage={"prompt_tokens": prompt, "completion_tokens": generated})
+    usage = (await complete(client, state=CallState(limits=limits))).usage
+    assert usage.generated_tokens == (generated if is_believed else 6)
+    assert usage.is_estimated is not is_believed and usage.prompt_tokens == (7 if prompt == 7 else 0)
+
+
+async def test_limits_hold_for_a_call_that_is_made_again(server: ScriptedServer, client: Client) -> None:
+    wrong = {"prompt_tokens": 7, "completion_tokens": 51}
+    server.answer = lambda request, number: Script(status=500) if number == 0 else Script(usage=wrong)
+    completion = await complete(client, state=CallState(limits=TokenLimits(max_tokens=50)))
+    assert completion.num_attempts == 2 and completion.usage.generated_tokens == 6
 
 
 async def test_a_long_answer_is_not_cut_as_long_as_pieces_come(server: ScriptedServer, client: Client) -> None:

@@ -159,10 +159,11 @@ async def test_the_slowest_messages_are_left_where_a_quorum_is_enough(server: Sc
 async def test_the_budget_of_time_holds(server: ScriptedServer, api: Served) -> None:
     server.answer = lambda request, number: Script(delay_seconds=30) if number == 0 else scripted(request, number)
     started = time.monotonic()
-    completion = await create(api, extra_body={"pacore": {"max_seconds": 0.3}})
-    assert time.monotonic() - started < 5
+    completion = await create(api, extra_body={"pacore": {"max_seconds": 1.6}})
+    assert 0.8 <= time.monotonic() - started < 1.6  # the first round's half; the closing one needs little of its own
     assert completion.usage.pacore["rounds"][0]["finishes"].count("unfinished") == 1
-    assert completion.choices[0].pacore["outcome"] == "unfinished"
+    assert completion.choices[0].message.content == "4"
+    assert completion.choices[0].pacore["outcome"] == "answered"
 
 
 @pytest.mark.parametrize("stream", [True, False])

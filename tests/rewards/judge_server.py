@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = str | None | int | float
-"""A reply's text (or null), a status to fail with, or (a float) seconds to stay silent for."""
+"""A reply's text (or null), a status to fail with (it sends the key back), or (a float) seconds to stay silent for."""
 Script = Callable[[int, dict[str, Any]], Answer]
 """The answer to the n-th request, counted from 0, with its body."""
 
@@ -48,7 +48,8 @@ def serving(script: Script) -> Iterator[JudgeServer]:
             if isinstance(answer, float):
                 closing.wait(answer)
                 return
-            status, content = (answer, {}) if isinstance(answer, int) else (200, _completion(answer))
+            refusal = {"error": {"message": f"you sent {self.headers.get('authorization')}"}}
+            status, content = (answer, refusal) if isinstance(answer, int) else (200, _completion(answer))
             data = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))

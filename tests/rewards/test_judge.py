@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,6 +247,33 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     with judged(in_turn(YES), api_key_variable="MY_KEY") as (score, server):
         score(r"\text{Paris, 1}")
         assert server.keys == ["Bearer s3"]
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_key_that_the_endpoint_sends_back_is_told_nowhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, status: int
+) -> None:
+    monkeypatch.setenv("MY_KEY", key := "sk-planted-4f0a1b2c3d4e5f60")
+    settings = {"api_key_variable": "MY_KEY", "cache_dir": tmp_path}
+    with judged(in_turn(status), **settings) as (score, server):
+        verdict = score(r"\text{Paris, 1}")
+        assert server.keys == [f"Bearer {key}"]
+    assert f"{status}" in verdict.reason and "you sent Bearer ***" in verdict.reason and "Bearer ***" in caplog.text
+    with judged(in_turn(status), on_error="abort", **settings) as (score, _), pytest.raises(JudgeUnavailable) as ended:
+        score(r"\text{Paris, 1}")
+    told = [repr(verdict), caplog.text, "".join(traceback.format_exception(ended.value))]
+    told += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in told if key in text]
+
+
+def test_a_key_that_no_header_can_hold_is_told_nowhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-planted-4f0a1b2c3d4e5f60\n")
+    with judged(in_turn(YES), on_error="abort", api_key_variable="MY_KEY") as (score, _):
+        with pytest.raises(JudgeUnavailable, match="LocalProtocolError") as ended:
+            score(r"\text{Paris, 1}")
+    assert "sk-planted" not in caplog.text + "".join(traceback.format_exception(ended.value))
 
 
 def test_the_fence_cannot_be_closed_from_within() -> None:
