@@ -15,7 +15,7 @@ from pacore_rl.evaluation.asking import Ask, Then
 from pacore_rl.failures import RunStopped
 from pacore_rl.inference.answering import Model
 from pacore_rl.inference.client import CallState, Client, request_body, with_seed
-from pacore_rl.inference.completion import Completion
+from pacore_rl.inference.completion import Completion, TokenLimits
 from pacore_rl.inference.connect import EndpointError, find_model
 from pacore_rl.inference.conversation import Message, with_references
 from pacore_rl.inference.counting import PromptCounter
@@ -93,11 +93,14 @@ class EndpointAsker:
                 return completion
 
             async with asyncio.TaskGroup() as group:
-                leader = CallState()
+                limits = TokenLimits(
+                    max_tokens=self.model.options.get("max_tokens"), window_tokens=self.model.window_tokens
+                )
+                leader, *others = (CallState(limits=limits) for _ in range(ask.num_samples))
                 tasks = [group.create_task(one(0, leader))]
                 if leads:
                     await leader.prefilled.wait()
-                tasks += [group.create_task(one(sample, CallState())) for sample in range(1, ask.num_samples)]
+                tasks += [group.create_task(one(sample, state)) for sample, state in enumerate(others, start=1)]
         return tuple(task.result() for task in tasks)
 
     def _reply(self, completion: Completion) -> Reply:
