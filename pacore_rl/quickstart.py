@@ -65,7 +65,7 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan(num_train=32, num_held_out=24, num_long=4, stage1_steps=1, stage2_steps=1, max_held_out=8),
+    "smoke": Plan(num_train=32, num_held_out=24, num_long=4, stage1_steps=1, stage2_steps=2, max_held_out=8),
     "quick": Plan(num_train=480, num_held_out=320, num_long=64, stage1_steps=40, stage2_steps=30, max_held_out=128),
     "full": Plan(num_train=600, num_held_out=640, num_long=96, stage1_steps=50, stage2_steps=40, max_held_out=272),
 }

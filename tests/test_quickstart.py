@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,6 +37,7 @@ METRICS = {
 }
 """What the paper plots, and what tells of the run's health."""
 REPEATABLE = ("reward/mean", "policy/loss", "policy/grad_norm", "critic/loss", "response/length_tokens")
+EVALUATIONS = ("before", "after", "long_before", "long_after")
 SHARES = ("message_accuracy", "majority_vote", "solo", "swapped", "synthesis")
 
 
@@ -50,8 +50,8 @@ def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
         assert all(0 <= summary[when][share] <= 1 for share in SHARES)
         assert load_report(folder / f"{when}_held_out.json").to_dict() == summary[when]
     steps = training_steps(folder)
-    assert [row["step"] for row in steps] == [1, 2]
-    assert [row["policy/weight_version"] for row in steps] == [0, 1]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    assert [row["policy/weight_version"] for row in steps] == [0, 1, 2]
     assert steps[0].keys() >= METRICS
     for name in ("scaling.png", "scaling_long.png", "controls.png", "curves.png", "table.md", "recipe.yaml"):
         assert (folder / name).stat().st_size > 0, name
@@ -59,7 +59,7 @@ def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
     held_out = {problem.id for problem in load_problems(folder / "data" / "held_out_candidates.jsonl")}
     assert not training & held_out
     assert {problem.id for problem in load_problems(folder / "data" / "stage1.jsonl")} <= training
-    assert (folder / "checkpoints" / "step_000002" / "actor" / "model.safetensors").exists()
+    assert (folder / "checkpoints" / "step_000003" / "actor" / "model.safetensors").exists()
 
     told = capsys.readouterr().out
     for phase in range(1, quickstart.NUM_PHASES + 1):
@@ -71,33 +71,24 @@ def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
     kept = [folder / "data" / name for name in ("train_pool.jsonl", "stage2_pool.jsonl")]
     kept += [folder / f"before_{name}.json" for name in ("held_out", "long")]
     written = {path: path.stat().st_mtime_ns for path in kept}
-    cut_off(folder)  # in the last phase: what is evaluated are the weights of the last checkpoint
+    outdated = folder / "after_long.json"
+    of_before = outdated.stat().st_mtime_ns
+    for name in ("summary.json", "after_held_out.json"):  # as if it had been cut off within stage 2
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_000003")
     run_smallest(tmp_path)
-    check_same(folder, steps, summary)
-
-    cut_off(folder)
-    shutil.rmtree(folder / "checkpoints" / "step_000002")  # in stage 2, which is done again from the last of stage 1
-    run_smallest(tmp_path)
-    check_same(folder, steps, summary)
+    again = training_steps(folder)
+    assert [row["step"] for row in again] == [1, 2, 3]
+    for before, after in zip(steps, again, strict=True):
+        assert {key: before[key] for key in REPEATABLE} == {key: after[key] for key in REPEATABLE}
+    now = json.loads((folder / "summary.json").read_text())
+    assert [now[name] for name in EVALUATIONS] == [summary[name] for name in EVALUATIONS] and now["seconds"] is None
     assert {path: path.stat().st_mtime_ns for path in kept} == written, "nothing is made twice"
+    assert outdated.stat().st_mtime_ns > of_before, "what later weights had said is evaluated anew"
 
     (folder / "summary.json").unlink()
     with pytest.raises(ValueError, match="unfinished quickstart of other settings"):
         run_smallest(tmp_path, seed=1)
-
-
-def cut_off(folder: Path) -> None:
-    for name in ("summary.json", "after_held_out.json", "after_long.json"):
-        (folder / name).unlink()
-
-
-def check_same(folder: Path, steps: list[dict[str, float]], summary: dict[str, Any]) -> None:
-    again = training_steps(folder)
-    assert [row["step"] for row in again] == [1, 2]
-    for before, after in zip(steps, again, strict=True):
-        assert {key: before[key] for key in REPEATABLE} == {key: after[key] for key in REPEATABLE}
-    now = json.loads((folder / "summary.json").read_text())
-    assert (now["before"], now["after"], now["seconds"]) == (summary["before"], summary["after"], None)
 
 
 def run_smallest(tmp_path: Path, seed: int = 0) -> Path:
@@ -113,6 +104,7 @@ def run_smallest(tmp_path: Path, seed: int = 0) -> Path:
             "rollout.num_workers=1",
             "rollout.kv_cache_gib=0.25",
             "logging.wandb_project=null",
+            "trainer.checkpoint_every_steps=1",
         ],
     )
 
