@@ -156,8 +156,14 @@ class KeyedLog:
         start, length = place
         with self.path.open("rb") as file:
             file.seek(start)
-            _, fields = from_line(file.read(length), what="cache")
-        return fields["value"]
+            line = file.read(length)
+        try:
+            return from_line(line, what="cache")[1]["value"]
+        except ValueError as error:
+            raise ValueError(
+                f"the cache {self.path} was changed while it was in use: {error}. Start again; what is damaged is named "
+                "then."
+            ) from error
 
     def put(self, key: Sequence[str | int | float], value: dict[str, Any]) -> None:
         """Remember ``value`` (JSON), on disk when this returns."""

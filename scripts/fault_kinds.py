@@ -156,7 +156,7 @@ def leave_little_room(run: Run, _rng: random.Random) -> None:
     said, ended = run.log.stat().st_size, run.steps()
     try:
         fill_until(run, lambda: b"a checkpoint was left out" in run.log.read_bytes()[said:], LITTLE_ROOM_BYTES)
-        run.wait_past(ended, RECOVER_SECONDS)
+        expect(run.wait_past(ended, RECOVER_SECONDS), "no step ended beside a checkpoint that was left out")
     finally:
         run.disk.free()
 

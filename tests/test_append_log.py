@@ -47,6 +47,15 @@ def test_damage_is_named_by_line(tmp_path: Path) -> None:
         KeyedLog.open(path)
 
 
+def test_a_cache_that_changes_while_it_is_in_use_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cache.jsonl"
+    cache = KeyedLog.open(path)
+    cache.put(("a",), {"value": 1})
+    path.write_bytes(path.read_bytes().replace(b'"value":1', b'"value":2'))
+    with pytest.raises(ValueError, match=r"cache\.jsonl was changed while it was in use"):
+        cache.get(("a",))
+
+
 def test_a_full_disk_leaves_what_was_there_and_a_second_writer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cache.jsonl"
     cache, other = KeyedLog.open(path), KeyedLog.open(path)

@@ -11,6 +11,7 @@ import pytest
 from pacore_rl import quickstart
 from pacore_rl.evaluation.report import load_report
 from pacore_rl.problems import load_problems
+from pacore_rl.quickstart.phases import NUM_PHASES
 from pacore_rl.reporting.jsonl import read_metrics
 
 METRICS = {
@@ -62,8 +63,8 @@ def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
     assert (folder / "checkpoints" / "step_000003" / "actor" / "model.safetensors").exists()
 
     told = capsys.readouterr().out
-    for phase in range(1, quickstart.NUM_PHASES + 1):
-        assert f"{phase}/{quickstart.NUM_PHASES} " in told
+    for phase in range(1, NUM_PHASES + 1):
+        assert f"{phase}/{NUM_PHASES} " in told
     assert "Held-out problems" in told, "the table"
     assert f"pacore-rl report {folder}" in told, "what to look at"
     assert f"pacore-rl train {folder}/recipe.yaml" in told, "what to do next"

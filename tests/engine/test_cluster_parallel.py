@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import pytest
-import ray
 import torch
+from local_ray import local_ray
 from safetensors.torch import load_file, save_file
 
 from pacore_rl.config import Config
@@ -58,21 +58,13 @@ class Pair:
 @pytest.fixture(scope="module")
 def trainer(tiny_model_dir: Path) -> Iterator[ActorGroup]:
     """The policy with YaRN, attention temperature unchanged; starts Ray for this module."""
-    ray.init(
-        address="local",
-        namespace="test-parallel",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=256 * 1024**2,
-    )
-    actor = ActorGroup.start("actor", configuration(tiny_model_dir, UNCHANGED), CPU)
-    try:
-        actor.wait_ready()
-        yield actor
-    finally:
-        actor.close()
-        ray.shutdown()
+    with local_ray("test-parallel", num_cpus=8):
+        actor = ActorGroup.start("actor", configuration(tiny_model_dir, UNCHANGED), CPU)
+        try:
+            actor.wait_ready()
+            yield actor
+        finally:
+            actor.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 from learner_ranks import make_batch
+from local_ray import local_ray
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
@@ -36,9 +36,8 @@ RETURNS_A = np.repeat(BATCH.rewards_B, BATCH.response_lengths_B)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", namespace="test_learner", num_cpus=16, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with local_ray("test-learner", num_cpus=16):
+        yield
 
 
 def config_of(model: Path, num_ranks: int, zero_stage: int, sequence_parallel: int = 1) -> Config:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from learner_helpers import check_sync, config_of, experience
+from local_ray import local_ray
 from safetensors.torch import load_file
 
 from pacore_rl.config import LoraConfig, ModelConfig
@@ -40,9 +40,8 @@ ADVANTAGES_A = normalize_advantages(np.random.default_rng(1).normal(size=BATCH.n
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", namespace="test_lora", num_cpus=16, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with local_ray("test-lora", num_cpus=16):
+        yield
 
 
 @pytest.fixture(scope="module")

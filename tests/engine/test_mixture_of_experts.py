@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from learner_helpers import check_sync, config_of, experience
+from local_ray import local_ray
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
 
@@ -80,9 +80,8 @@ def moe_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(address="local", namespace="test_moe", num_cpus=16, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with local_ray("test-moe", num_cpus=16):
+        yield
 
 
 @pytest.fixture(scope="module")

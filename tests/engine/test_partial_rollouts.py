@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from local_ray import local_ray
 from numpy.testing import assert_array_equal
 from test_weight_sync import learners, perturbed
 from transformers import AutoModelForCausalLM
@@ -40,20 +41,12 @@ def group(tiny_model_dir: Path) -> Iterator[RolloutGroup]:
             "rollout": {"num_workers": 2, "kv_cache_gib": 0.25, "max_concurrent_sequences": 8},
         }
     )
-    ray.init(
-        address="local",
-        namespace="test-partial",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=256 * 1024**2,
-    )
-    group = RolloutGroup.start(config, CPU)
-    try:
-        yield group
-    finally:
-        group.close()
-        ray.shutdown()
+    with local_ray("test-partial", num_cpus=8):
+        group = RolloutGroup.start(config, CPU)
+        try:
+            yield group
+        finally:
+            group.close()
 
 
 def requests() -> list[GenerationRequest]:

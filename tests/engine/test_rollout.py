@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from local_ray import local_ray
 from transformers import AutoModelForCausalLM
 
 from pacore_rl.config import Config
@@ -45,19 +46,12 @@ def configuration(model_dir: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def group(tiny_model_dir: Path) -> Iterator[RolloutGroup]:
-    ray.init(
-        address="local",
-        namespace="test-rollout",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=256 * 1024**2,
-    )
-    group = RolloutGroup.start(configuration(tiny_model_dir), CPU)
-    try:
-        yield group
-    finally:
-        group.close()
-        ray.shutdown()
+    with local_ray("test-rollout", num_cpus=4, log_to_driver=True):
+        group = RolloutGroup.start(configuration(tiny_model_dir), CPU)
+        try:
+            yield group
+        finally:
+            group.close()
 
 
 def request(seed: int, num_tokens: int = 40, num_samples: int = 4) -> GenerationRequest:

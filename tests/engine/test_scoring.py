@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from local_ray import local_ray
 
 from pacore_rl.config import CustomRewardConfig, RewardConfig
 from pacore_rl.engine.scoring import THREADS_PER_WORKER, RayAnswers, RayScorer, scores_on_cluster
@@ -24,23 +25,15 @@ NUM_WORKERS = 6
 
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[RayScorer]:
-    ray.init(
-        address="local",
-        namespace="test-scoring",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 1024**2,
-    )
-    config = RewardConfig(
-        num_workers=NUM_WORKERS, placement="ray", custom=CustomRewardConfig(timeout_seconds=20, memory_gib=2)
-    )
-    scorer = RayScorer(config, "", start_timeout_seconds=60)
-    try:
-        yield scorer
-    finally:
-        scorer.close()
-        ray.shutdown()
+    with local_ray("test-scoring", num_cpus=8):
+        config = RewardConfig(
+            num_workers=NUM_WORKERS, placement="ray", custom=CustomRewardConfig(timeout_seconds=20, memory_gib=2)
+        )
+        scorer = RayScorer(config, "", start_timeout_seconds=60)
+        try:
+            yield scorer
+        finally:
+            scorer.close()
 
 
 def item(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from local_ray import local_ray
 from ray import cloudpickle
 
 from pacore_rl.config import Config
@@ -55,18 +56,8 @@ class Sleeper:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        namespace="test-time-limits",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 1024**2,
-    )
-    try:
+    with local_ray("test-time-limits", num_cpus=4):
         yield
-    finally:
-        ray.shutdown()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from local_ray import local_ray
 from ray import cloudpickle
 from transformers import AutoModelForCausalLM
 
@@ -49,15 +50,12 @@ def group(tiny_model_dir: Path) -> Iterator[RolloutGroup]:
             "rollout": {"num_workers": 2, "kv_cache_gib": 0.25, "max_concurrent_sequences": 64},
         }
     )
-    ray.init(
-        address="local", namespace="test-sync", num_cpus=8, include_dashboard=False, object_store_memory=256 * 1024**2
-    )
-    group = RolloutGroup.start(config, CPU)
-    try:
-        yield group
-    finally:
-        group.close()
-        ray.shutdown()
+    with local_ray("test-sync", num_cpus=8, log_to_driver=True):
+        group = RolloutGroup.start(config, CPU)
+        try:
+            yield group
+        finally:
+            group.close()
 
 
 class Learner:
