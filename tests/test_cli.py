@@ -250,10 +250,14 @@ class TestGuard:
         ended = run_script(lines, cwd=tmp_path)
         assert ended.returncode == 1 and "written.txt" in ended.stderr and "broken" in ended.stderr
 
-    def test_a_run_that_was_saved_on_sigterm_ends_with_75(self, tmp_path: Path) -> None:
-        lines = ["from pacore_rl.termination import TerminatedSaved", "raise TerminatedSaved"]
+    @pytest.mark.parametrize(
+        ("raised", "told"),
+        [("", "--resume auto goes on"), ("('the same command goes on')", "saved: the same command goes on")],
+    )
+    def test_a_run_that_was_saved_on_sigterm_ends_with_75(self, tmp_path: Path, raised: str, told: str) -> None:
+        lines = ["from pacore_rl.termination import TerminatedSaved", f"raise TerminatedSaved{raised}"]
         ended = run_script(lines, cwd=tmp_path)
-        assert ended.returncode == 75 and "--resume auto goes on" in ended.stderr and "Traceback" not in ended.stderr
+        assert ended.returncode == 75 and told in ended.stderr and "Traceback" not in ended.stderr
 
     @pytest.mark.parametrize(
         ("sent", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
