@@ -161,8 +161,7 @@ class KeyedLog:
             return from_line(line, what="cache")[1]["value"]
         except ValueError as error:
             raise ValueError(
-                f"the cache {self.path} was changed while it was in use: {error}. Start again; what is damaged is named "
-                "then."
+                f"the cache {self.path} was changed while it was in use: {error}. Start again; that names the damage."
             ) from error
 
     def put(self, key: Sequence[str | int | float], value: dict[str, Any]) -> None:

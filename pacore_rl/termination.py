@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+_came = threading.Event()
 
 
 class Terminated(KeyboardInterrupt):
@@ -16,6 +19,27 @@ class Terminated(KeyboardInterrupt):
 
 class TerminatedSaved(Terminated):
     """SIGTERM, after which the run was saved. The message says what goes on, where it is not ``--resume auto``."""
+
+
+@contextmanager
+def termination_raised() -> Iterator[None]:
+    """SIGTERM raises ``Terminated`` within this block."""
+    _came.clear()
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    _came.set()
+    raise Terminated
+
+
+def is_termination(interruption: KeyboardInterrupt) -> bool:
+    """Whether SIGTERM is behind it: a signal that comes during a call of Ray's is raised as a bare KeyboardInterrupt."""
+    return isinstance(interruption, Terminated) or _came.is_set()
 
 
 @contextmanager

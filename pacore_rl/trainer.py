@@ -38,7 +38,7 @@ from pacore_rl.ppo.advantages import gae, normalize_advantages
 from pacore_rl.ppo.importance import truncated_importance_weights
 from pacore_rl.samples import choose_samples
 from pacore_rl.step_checks import agrees, check_on_policy, check_scoring, count_equal_rewards
-from pacore_rl.termination import Terminated, TerminatedSaved, termination_deferred
+from pacore_rl.termination import TerminatedSaved, is_termination, termination_deferred
 from pacore_rl.types import ExperienceBatch, Float32, Problem
 
 HeldOutEvaluation = Callable[[int], Mapping[str, float]]
@@ -111,11 +111,11 @@ class Trainer:
                 if saves:
                     self.save(at)
             self.finish_checkpoints()
-        except Terminated as terminated:
-            if self.checkpoints is None or at.step < first_step:
+        except KeyboardInterrupt as interruption:
+            if not is_termination(interruption) or self.checkpoints is None or at.step < first_step:
                 raise
             self.save_terminated(at)
-            raise TerminatedSaved from terminated
+            raise TerminatedSaved from interruption
 
     def gather(
         self, step: int, last_step: int, before: Position, collector: Collector, watch: Stopwatch

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -20,7 +18,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from pacore_rl.failures import RunStopped
-from pacore_rl.termination import Terminated, TerminatedSaved
+from pacore_rl.termination import TerminatedSaved, is_termination, termination_raised
 
 MENDABLE_ERRNOS = frozenset({errno.ENOSPC, errno.EADDRINUSE, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """A full disk, a port in use, an exhausted quota, a limit of a file's size, a read-only disk."""
@@ -60,9 +58,9 @@ def guard(*, debug: bool) -> Iterator[Outputs]:
     ``debug`` shows the traceback of an error of the user's making too.
     """
     outputs, console = Outputs(), Console(stderr=True)
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield outputs
+        with termination_raised():
+            yield outputs
     except KeyboardInterrupt as interruption:
         word, code = _word_and_code(interruption)
         console.print(Text(f"{word}. {_saved(outputs)}", style="yellow"), soft_wrap=True)
@@ -79,22 +77,12 @@ def guard(*, debug: bool) -> Iterator[Outputs]:
         raise
     except Exception as error:  # whatever remains is a failure of ours: everything is shown
         _fail(console, error, outputs)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _word_and_code(interruption: KeyboardInterrupt) -> tuple[str, int]:
-    match interruption:
-        case TerminatedSaved():
-            return f"Terminated, and saved: {str(interruption) or '--resume auto goes on'}", SAVED
-        case Terminated():
-            return "Terminated", 143
-        case _:
-            return "Interrupted", 130
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    if isinstance(interruption, TerminatedSaved):
+        return f"Terminated, and saved: {str(interruption) or '--resume auto goes on'}", SAVED
+    return ("Terminated", 143) if is_termination(interruption) else ("Interrupted", 130)
 
 
 def _mendable_types() -> tuple[type[Exception], ...]:

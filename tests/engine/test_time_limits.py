@@ -3,8 +3,11 @@ only sleep, behind the real groups."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +26,7 @@ from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.routing import StaticRoute
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, locate
 from pacore_rl.failures import WorkerDied
+from pacore_rl.termination import is_termination, termination_raised
 from pacore_rl.types import GenerationRequest, Sampling
 
 Start = Callable[..., list[Any]]
@@ -177,3 +181,17 @@ def test_an_engine_may_take_long_over_a_step(start: Start) -> None:
     config = config_of(worker_timeout_seconds=3, health_timeout_seconds=1, stall_timeout_seconds=60)
     with pytest.raises(TimeoutError, match="did not finish generating within 3 s"):
         generating(engines(handles, config))
+
+
+@pytest.mark.parametrize("call", ["get", "wait"])
+def test_sigterm_during_a_call_of_rays_is_known_as_one(cluster: None, call: str) -> None:
+    remote: Any = ray.remote(num_cpus=0)
+    reference = remote(lambda: time.sleep(30)).remote()
+    sender = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    with termination_raised(), pytest.raises(KeyboardInterrupt) as raised:
+        sender.start()
+        ray.get(reference) if call == "get" else ray.wait([reference], timeout=20)
+    assert is_termination(raised.value)
+    ray.cancel(reference, force=True)
+    with termination_raised():
+        assert not is_termination(KeyboardInterrupt()), "the next command's Ctrl-C is one"
