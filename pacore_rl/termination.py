@@ -38,7 +38,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def is_termination(interruption: KeyboardInterrupt) -> bool:
-    """Whether SIGTERM is behind it: a signal that comes during a call of Ray's is raised as a bare KeyboardInterrupt."""
+    """Whether SIGTERM is behind it: during a call of Ray's, Ray raises a bare KeyboardInterrupt in its place."""
     return isinstance(interruption, Terminated) or _came.is_set()
 
 
