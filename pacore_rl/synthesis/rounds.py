@@ -107,7 +107,10 @@ class ProblemRounds:
         return call
 
     def receive(self, replies: Sequence[Reply]) -> None:
-        """Every trajectory of the latest call, failed ones too, in the order of their samples."""
+        """Every trajectory of the latest call, failed ones too, in the order of their samples.
+
+        A round that was cut before any trajectory ended says nothing: the messages of the round before it stay.
+        """
         call = self.calls[-1]
         assert call.round_index == self._round_index, "a round was received twice"
         assert len(replies) == call.num_samples, "the generator must return every sample, failed ones too"
@@ -131,7 +134,8 @@ class ProblemRounds:
             self.answers = tuple(
                 answer_of(reply, conclusion) for reply, conclusion in zip(replies, conclusions, strict=True)
             )
-        self._go_on(conclusions)
+        was_cut = all(reply.finish == "unfinished" for reply in replies)
+        self._go_on(self._messages if was_cut and not any(conclusions) and self._messages else conclusions)
 
     def receive_pool(self, pool: Sequence[PoolMessage]) -> tuple[PoolMessage, ...]:
         """Round 1 from a pool instead of sampling: K_1 messages drawn without replacement, which are returned.

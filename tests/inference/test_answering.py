@@ -198,6 +198,15 @@ async def test_where_no_message_ends_within_its_share_the_closing_round_gets_the
     assert (answered.answers[0].outcome, answered.answers[0].text) == ("answered", "42")
 
 
+async def test_where_a_later_round_is_cut_the_closing_one_reads_the_round_before(server: ScriptedServer) -> None:
+    server.answer = lambda request, number: Script(delay_seconds=60 if 2 <= number < 5 else 0)
+    async with Client([Endpoint.of(server.url)]) as client:
+        answered = await answer(client, plan(2, 3), budget=Budget(total_seconds=1.5))
+    assert answered.rounds.shown == (("42",) * 2, ("42",) * 2)
+    assert [completion.finish for completion in answered.completions[1]] == ["unfinished"] * 3
+    assert (answered.answers[0].outcome, answered.answers[0].text) == ("answered", "42")
+
+
 async def test_the_budget_of_time_holds_for_the_closing_round_too(server: ScriptedServer) -> None:
     server.answer = lambda request, number: Script(delay_seconds=60 if is_final(request) else 0)
     async with Client([Endpoint.of(server.url)]) as client:

@@ -92,6 +92,16 @@ def test_the_order_is_fresh_for_every_problem_and_round_and_fixed_by_the_seed() 
     assert order("a", 0) == order("a", 0)
 
 
+def test_a_round_cut_before_anything_ended_leaves_the_messages_of_the_round_before() -> None:
+    rounds = ProblemRounds("p", RoundsPlan.of((2, 3)))
+    next_call(rounds)
+    rounds.receive([reply("</think>one"), reply("</think>two")])
+    assert set(next_call(rounds).messages) == {"one", "two"}
+    rounds.receive([reply("half a thought", "unfinished")] * 3)
+    call = next_call(rounds)
+    assert call.is_final and set(call.messages) == {"one", "two"}
+
+
 def test_several_answers_share_the_rounds_before() -> None:
     rounds = ProblemRounds("p", RoundsPlan.of((2,), num_answers=3))
     next_call(rounds)
