@@ -18,11 +18,13 @@ from pacore_rl.evaluation.benchmarks import benchmark_of, load_benchmark
 from pacore_rl.evaluation.endpoint import open_endpoints
 from pacore_rl.evaluation.responses import evaluation_sampling
 from pacore_rl.inputs import fingerprint
-from pacore_rl.interfaces import Scorer
+from pacore_rl.interfaces import ChatTokenizer, Scorer
+from pacore_rl.preflight import check_room
 from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.ground_truths import check_ground_truths
 from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import open_scorer
+from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import Problem
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -33,8 +35,11 @@ def evaluate_benchmarks(config: Config, *, model: str | None = None, out: Path) 
     """Run every benchmark of ``evaluation.benchmarks.sets`` on the engine, into the folder ``out``."""
     path = model or config.model.path
     problems = load_sets(config)
+    tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+    for own in problems.values():
+        check_room(config, tokenizer, own)
     manifest = manifest_of(config, problems, model_path=path, model=fingerprint(path))
-    with open_scorer(config.reward) as scorer, open_engine_asker(config, path) as asker:
+    with open_scorer(config.reward) as scorer, open_engine_asker(config, path, tokenizer) as asker:
         return run_sets(problems, BenchmarkFolder(out), manifest, asker, scorer)
 
 
@@ -67,6 +72,8 @@ def evaluate_endpoint(
         api_key=os.environ.get(API_KEY_VARIABLE) or None,
     ) as asker:
         problems = load_sets(config)
+        for own in problems.values():
+            asker.check_longest(own)
         name = model or asker.model.name
         manifest = manifest_of(config, problems, model_path=name, model=name)
         with open_scorer(config.reward) as scorer:
@@ -79,12 +86,10 @@ def shown_name(folder: Path) -> str:
 
 
 @contextmanager
-def open_engine_asker(config: Config, model_path: str) -> Iterator[EngineAsker]:
+def open_engine_asker(config: Config, model_path: str, tokenizer: ChatTokenizer) -> Iterator[EngineAsker]:
     """The engine with the model's weights, for the length of a ``with`` block."""
     from pacore_rl.engine.cluster import open_engine
-    from pacore_rl.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(model_path, trust_remote_code=config.model.trust_remote_code)
     with open_engine(config, workers="rollout", model_path=model_path) as engine:
         yield EngineAsker(
             generator=engine.generator,

@@ -222,6 +222,11 @@ def check_prompts(config: Config, tokenizer: ChatTokenizer, problems: Sequence[P
             f"ppo.problems_per_step={config.ppo.problems_per_step} exceeds the {len(problems)} problems in "
             f"{config.data.path or config.data.problems}; lower it or give more problems."
         )
+    check_room(config, tokenizer, problems)
+
+
+def check_room(config: Config, tokenizer: ChatTokenizer, problems: Sequence[Problem]) -> None:
+    """Raise ValueError where the longest problem does not fit the window beside the room for its answer."""
     window, reserve = config.model.context_window_tokens, config.sampling.answer_reserve_tokens
     for problem in _longest(problems):
         tokens = len(tokenizer.encode_chat(build_conversation(problem, ())))

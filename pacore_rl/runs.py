@@ -20,7 +20,7 @@ from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
 from pacore_rl.inputs import TrainingData, load_training_data
 from pacore_rl.interfaces import Engine, MetricSink, SampleSink
-from pacore_rl.preflight import check_run
+from pacore_rl.preflight import check_room, check_run
 from pacore_rl.problems import write_atomically
 from pacore_rl.recipes import resolved_yaml
 from pacore_rl.reporting.console import ConsoleSink
@@ -56,6 +56,8 @@ def _train(config: Config, data: TrainingData, held_out: HeldOut | None, resume:
     from pacore_rl.engine.scoring import open_run_scorer
 
     tokenizer = load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    if held_out is not None:
+        check_room(config, tokenizer, held_out.problems)
     fingerprints = data_fingerprints(data.problems, data.pool)
     checkpoint = prepare_resume(config, resume, fingerprints)
     run_dir = prepare_run_dir(config, goes_on=resume is not None)
@@ -100,6 +102,7 @@ def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
         )
     path = model or config.model.path
     tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
+    check_room(config, tokenizer, held_out.problems)
     with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
         report = held_out.report(config, engine.generator, scorer, tokenizer)
     save_report(report, out)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import pytest
 from rich.console import Console
 
 from pacore_rl import runs
+from pacore_rl.benchmark_runs import evaluate_benchmarks
 from pacore_rl.config import Config
 from pacore_rl.dry_run import dry_run
+from pacore_rl.inputs import read_problems
 from pacore_rl.planning.search import changed
 from pacore_rl.preflight import check_run, measured_workload
 from pacore_rl.recipes import resolved_yaml
+from pacore_rl.synthesis.message_pool import MessagePool
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +49,11 @@ def copied(config: Config, folder: Path, **settings: object) -> Config:
     there = changed(config, {"model.path": str(folder)})
     assert there is not None
     return there
+
+
+def add_long_problem(path: Path) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps({"id": "long", "problem": "Add " + "A1 " * 400, "answer": "2", "reward": "exact"}) + "\n")
 
 
 def test_what_is_sound_passes(config: Config) -> None:
@@ -74,10 +83,33 @@ def test_a_window_beyond_the_models_positions(config: Config) -> None:
 
 def test_a_window_smaller_than_a_prompt(config: Config) -> None:
     assert config.data.problems is not None
-    with config.data.problems.open("a") as file:
-        file.write(json.dumps({"id": "long", "problem": "Add " + "A1 " * 400, "answer": "2", "reward": "exact"}) + "\n")
+    add_long_problem(config.data.problems)
     message = refused(config)
     assert "'long'" in message and "model.context_window_tokens=512" in message
+
+
+def test_a_window_smaller_than_a_held_out_prompt(config: Config, tmp_path: Path) -> None:
+    assert config.data.problems is not None and config.data.pool is not None
+    problems = Path(shutil.copy(config.data.problems, tmp_path / "held_out.jsonl"))
+    pool = Path(shutil.copy(config.data.pool, tmp_path / "held_out_pool.jsonl"))
+    messages = MessagePool.open(pool).messages(read_problems(config.data)[0].id)
+    MessagePool.open(pool).append([replace(message, problem_id="long") for message in messages])
+    add_long_problem(problems)
+    there = changed(config, {"data.held_out_problems": str(problems), "data.held_out_pool": str(pool)})
+    assert there is not None
+    for refusing in (lambda: runs.train(there), lambda: runs.evaluate(there, out=tmp_path / "out.json")):
+        with pytest.raises(ValueError, match=r"'long'.*model\.context_window_tokens=512"):
+            refusing()
+
+
+def test_a_window_smaller_than_a_benchmarks_prompt(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    add_long_problem(path)
+    there = changed(config, {"evaluation.benchmarks": {"sets": {"mine": str(path)}}})
+    assert there is not None
+    with pytest.raises(ValueError, match=r"'long'.*model\.context_window_tokens=512"):
+        evaluate_benchmarks(there, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_problems_a_step_than_there_are(config: Config) -> None:

@@ -16,7 +16,7 @@ from pacore_rl.failures import RunStopped
 from pacore_rl.inference.answering import Model
 from pacore_rl.inference.client import CallState, Client, request_body, with_seed
 from pacore_rl.inference.completion import Completion, TokenLimits
-from pacore_rl.inference.connect import EndpointError, find_model
+from pacore_rl.inference.connect import EndpointError, check_longest, find_model
 from pacore_rl.inference.conversation import Message, with_references
 from pacore_rl.inference.counting import PromptCounter
 from pacore_rl.inference.settings import ClientSettings, Endpoint
@@ -49,6 +49,12 @@ class EndpointAsker:
         room = self.model.room_tokens
         assert room is not None, "without a window nothing is counted"
         return _in_loop(self.loop, self.counter.count(_conversation(problem, messages), room_tokens=room))
+
+    def check_longest(self, problems: Sequence[Problem]) -> None:
+        """Raise EndpointError where the longest problem leaves no room for its answer."""
+        conversations = {problem.id: _conversation(problem, ()) for problem in problems}
+        with _told_as_settings():
+            _in_loop(self.loop, check_longest(self.model, self.counter, conversations))
 
     def answer(self, asks: Sequence[Ask], then: Then) -> None:
         """Each ask by itself: what a reply gives rise to is asked at once.
@@ -133,14 +139,8 @@ def open_endpoints(
     thread.start()
     client = Client(endpoints, ClientSettings(max_open_calls=max_open_calls))
     try:
-        connecting = find_model(client, model, options=options, reserve_tokens=reserve_tokens)
-        try:
-            found = _in_loop(loop, connecting)
-        except EndpointError as error:
-            raise EndpointError(
-                f"{error} (Here: --served-model names the model, and a recipe's sampling.max_response_tokens and "
-                "sampling.answer_reserve_tokens are the limit and the reserve.)"
-            ) from None
+        with _told_as_settings():
+            found = _in_loop(loop, find_model(client, model, options=options, reserve_tokens=reserve_tokens))
         yield EndpointAsker(
             client=client,
             model=found,
@@ -153,6 +153,18 @@ def open_endpoints(
         loop.call_soon_threadsafe(loop.stop)
         thread.join(CLOSE_SECONDS)
         loop.close()
+
+
+@contextmanager
+def _told_as_settings() -> Iterator[None]:
+    """The options of ``infer`` and ``serve`` that a refusal names, in the terms of a recipe."""
+    try:
+        yield
+    except EndpointError as error:
+        raise EndpointError(
+            f"{error} (Here: --served-model names the model, and a recipe's sampling.max_response_tokens and "
+            "sampling.answer_reserve_tokens are the limit and the reserve.)"
+        ) from None
 
 
 async def _end(client: Client) -> None:

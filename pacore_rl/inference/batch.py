@@ -118,7 +118,7 @@ class _Batch:
                     if question.id in file.done:
                         self._count(file.done[question.id])
                 answerer = Answerer(client, model, journal=journal)
-                await check_longest(answerer, {question.id: question.messages for question in left})
+                await check_longest(model, answerer.counter, {question.id: question.messages for question in left})
                 await self._answer(left, answerer, file, settings)
                 is_over = not self._outcomes.get("failed") and not self._num_incomplete
                 if is_over and not options.keep_calls:

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 
-from pacore_rl.inference.answering import Answerer, Model
+from pacore_rl.inference.answering import Model
 from pacore_rl.inference.client import Client, Replica, error_message
 from pacore_rl.inference.conversation import Message
+from pacore_rl.inference.counting import PromptCounter
 
 MAX_RESERVE_SHARE = 4
 """By default a prompt leaves a quarter of the window for the answer."""
@@ -69,17 +70,17 @@ async def find_model(
     return Model(name=name, window_tokens=window, reserve_tokens=reserve, options=options)
 
 
-async def check_longest(answerer: Answerer, conversations: Mapping[str, Sequence[Message]]) -> None:
+async def check_longest(model: Model, counter: PromptCounter, conversations: Mapping[str, Sequence[Message]]) -> None:
     """Raise EndpointError where the longest of the plain questions (by id) leaves no room for its answer."""
-    room = answerer.model.room_tokens
+    room = model.room_tokens
     if room is None or not conversations:
         return
     id = max(conversations, key=lambda id: len(str(conversations[id])))
-    count = await answerer.counter.count(conversations[id], room_tokens=room)
-    if count > room and not answerer.counter.num_estimated:
+    count = await counter.count(conversations[id], room_tokens=room)
+    if count > room and not counter.num_estimated:
         raise EndpointError(
-            f"the question {id!r} has {count:,} tokens; with {answerer.model.reserve_tokens:,} reserved for the answer "
-            f"it does not fit the window of {answerer.model.window_tokens:,}. Serve the model with a larger "
+            f"the question {id!r} has {count:,} tokens; with {model.reserve_tokens:,} reserved for the answer it does "
+            f"not fit the window of {model.window_tokens:,}. Serve the model with a larger "
             "--max-model-len, lower --reserve-tokens or --max-tokens, or take the question out."
         )
 

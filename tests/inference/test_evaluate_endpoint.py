@@ -201,4 +201,7 @@ def test_a_wrong_endpoint_is_told_before_anything_is_asked(serve: Serve, own_set
     server = serve(knower(sums(), lambda index: 1.0, synthesis=1.0))
     with pytest.raises(EndpointError, match=r"does not serve the model 'other'.*--served-model"):
         evaluate_endpoint(config, out=tmp_path / "out", endpoints=[server.url], served_model="other")
+    server.models[0]["max_model_len"], server.tokens_per_byte = 1_004, 1.0
+    with pytest.raises(EndpointError, match=r"'sum1' has .* does not fit the window of 1,004.*answer_reserve_tokens"):
+        evaluate_endpoint(config, out=tmp_path / "out", endpoints=[server.url])
     assert not (tmp_path / "out").exists() and not server.requests
