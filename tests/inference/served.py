@@ -16,6 +16,7 @@ from pacore_rl.inference.answering import Model
 from pacore_rl.inference.server.app import Server, ServerOptions, make_app
 from pacore_rl.inference.server.chat import ServedModel
 from pacore_rl.inference.server.limits import Limits
+from pacore_rl.inference.server.run import HttpServer
 from pacore_rl.inference.settings import Endpoint
 from pacore_rl.synthesis.plan import Stragglers
 
@@ -40,6 +41,7 @@ async def serving(
     endpoint_key: str | None = None,
     keep_alive_seconds: float = 10.0,
     stragglers: Stragglers | None = None,
+    grace_seconds: int = 5,
     **limits: Any,
 ) -> AsyncIterator[Served]:
     options = ServerOptions(
@@ -56,8 +58,7 @@ async def serving(
         keep_alive_seconds=keep_alive_seconds,
     )
     app = make_app(options)
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=5)
-    running = uvicorn.Server(config)
+    running = HttpServer(app, host="127.0.0.1", port=0, grace_seconds=grace_seconds)
     task = asyncio.create_task(running.serve())
     while not running.started:
         await asyncio.sleep(0.005)

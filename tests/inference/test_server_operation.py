@@ -87,3 +87,20 @@ async def test_what_is_under_way_ends_when_the_server_is_stopped(server: Scripte
         api.uvicorn.should_exit = True
         content = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
     assert content == "42"
+
+
+async def test_what_outlasts_the_grace_is_told_and_its_calls_are_stopped(server: ScriptedServer) -> None:
+    server.answer = lambda request, number: Script(content="</think>" + "42" * 100, piece_seconds=0.1)
+    async with serving(server, grace_seconds=1) as api:
+        stream = await create(api, stream=True)
+        whole = asyncio.create_task(create(api, model="pacore:1"))
+        await until(lambda: len(server.requests) == 5)
+        started = asyncio.get_running_loop().time()
+        api.uvicorn.should_exit = True
+        with pytest.raises(openai.APIError, match="is being stopped; ask again"):
+            _ = [chunk async for chunk in stream]
+        with pytest.raises(openai.InternalServerError) as raised:
+            await whole
+        assert raised.value.status_code == 503 and raised.value.code == "server_stopped"
+        assert 1 <= asyncio.get_running_loop().time() - started < 5
+    await until(lambda: server.num_left == 5)

@@ -61,7 +61,21 @@ class Server:
         self.client = Client(options.endpoints, options.client)
         self.answerer = Answerer(self.client, options.served.model)
         self.metrics = ServerMetrics(self.client)
+        self.stopped = asyncio.Event()
+        """Set: what is under way is cut off."""
         self._ready = (float("-inf"), False)
+
+    async def answer(self, chat: Chat, observer: Observer) -> Answered:
+        """The answer to a request. Raises ApiError where the server is stopped before it."""
+        work = asyncio.ensure_future(chat.answer(observer))
+        stopped = asyncio.ensure_future(self.stopped.wait())
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise ApiError(503, "the server is being stopped; ask again once it is back.", code="server_stopped")
+        finally:
+            await _cancel(work, stopped)
 
     async def is_ready(self) -> bool:
         """Whether an endpoint answers."""
@@ -170,7 +184,7 @@ async def _chat_completions(
     watch = _Watch(server, caller)
     watch.begin()
     try:
-        answered = await _unless_left(request, chat.answer(Observer()))
+        answered = await _unless_left(request, server.answer(chat, Observer()))
         if answered is None:
             return Response(status_code=499)  # nobody reads it
         content = completion_object(envelope, answered, include_messages=body.pacore.include_messages)
@@ -228,7 +242,7 @@ async def _events(watch: _Watch, chat: Chat, body: ChatRequest, envelope: Envelo
     server = watch.server
 
     async def answer(observer: Observer) -> Answered:
-        answered = await chat.answer(observer)
+        answered = await server.answer(chat, observer)
         server.metrics.answered(answered)
         watch.outcome = "failed" if all(completion.failure for completion in answered.completions[-1]) else "ok"
         return answered
@@ -256,9 +270,13 @@ async def _unless_left(request: Request, answer: Any) -> Answered | None:
         await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else None
     finally:
-        for task in (work, left):
-            task.cancel()
-        await asyncio.gather(work, left, return_exceptions=True)
+        await _cancel(work, left)
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until_left(request: Request) -> None:

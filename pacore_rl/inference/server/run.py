@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from pacore_rl.inference.answering import Model
 from pacore_rl.inference.client import Client
@@ -18,6 +20,8 @@ from pacore_rl.inference.settings import ClientSettings, Endpoint
 
 KEYS_VARIABLE = "PACORE_RL_API_KEYS"
 GRACE_SECONDS = 30
+TELLING_SECONDS = 5
+"""For what outlasts the grace to hear that the server stops; whoever does not read is cut off after it."""
 
 
 def check_address(host: str, keys: tuple[str, ...]) -> None:
@@ -65,18 +69,32 @@ def find(endpoints: tuple[Endpoint, ...], settings: ClientSettings, name: str | 
 def serve(options: ServerOptions, *, host: str, port: int, grace_seconds: int = GRACE_SECONDS) -> None:
     """Serve until SIGTERM or Ctrl-C; what is under way then has ``grace_seconds``."""
     check_address(host, options.keys)
-    config = uvicorn.Config(
-        make_app(options),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=grace_seconds,
-    )
-    server = uvicorn.Server(config)
+    server = HttpServer(make_app(options), host=host, port=port, grace_seconds=grace_seconds)
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn stops in order, and then raises what had stopped it
         if not server.started:
             raise
+
+
+class HttpServer(uvicorn.Server):
+    """Ends in order: what is under way may end within ``grace_seconds``, and is told so where it does not."""
+
+    def __init__(self, app: FastAPI, *, host: str, port: int, grace_seconds: int) -> None:
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=grace_seconds + TELLING_SECONDS,
+        )
+        super().__init__(config)
+        self._app = app
+        self._grace_seconds = grace_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ends = asyncio.get_running_loop().call_later(self._grace_seconds, self._app.state.server.stopped.set)
+        await super().shutdown(sockets)
+        ends.cancel()
