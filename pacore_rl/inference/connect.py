@@ -130,7 +130,12 @@ def _unreached(url: str, error: httpx.HTTPError) -> str:
             "your own, set SSL_CERT_FILE to a PEM file that holds it or the authority that signed it (in the place of "
             "the public ones); the host in --endpoint must be one that it is for."
         )
+    shown = f"({type(error).__name__}: {error})"
+    if url.startswith("http://") and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+        return f"the endpoint {url} closed the connection {shown}; if it speaks TLS, its address begins with https://."
+    if "WRONG_VERSION_NUMBER" in str(error) or "RECORD_LAYER_FAILURE" in str(error):
+        return f"the endpoint {url} does not speak TLS {shown}; its address begins with http://."
     return (
-        f"the endpoint {url} cannot be reached ({type(error).__name__}: {error}); start the server, for instance "
-        "with `vllm serve MODEL --port 8000`, or correct --endpoint."
+        f"the endpoint {url} cannot be reached {shown}; start the server, for instance with "
+        "`vllm serve MODEL --port 8000`, or correct --endpoint."
     )

@@ -140,6 +140,22 @@ async def test_it_must_not_have_expired(tmp_path: Path, monkeypatch: pytest.Monk
         assert "is not accepted (certificate has expired)" in await refusal(server.url)
 
 
+async def test_http_for_https_and_the_other_way_round_are_told(tls: TlsServer) -> None:
+    message = await refusal(tls.url.replace("https://", "http://"))
+    assert "closed the connection" in message and "begins with https://." in message
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """As HTTP servers do with what is no request."""
+        await reader.read(8)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as plain:
+        message = await refusal(f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}/v1")
+    assert "does not speak TLS" in message and "begins with http://." in message
+
+
 @pytest.mark.parametrize("content", [None, "no certificate\n"])
 def test_a_file_of_certificates_that_cannot_be_read_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
