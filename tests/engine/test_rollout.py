@@ -31,10 +31,10 @@ CONTEXT_TOKENS = 128
 CPU = Device(kind="cpu", cpu_threads=1)
 
 
-def configuration(model_dir: Path) -> Config:
+def configuration(model_dir: Path, out: Path) -> Config:
     return Config.model_validate(
         {
-            "run": {"device": "cpu", "worker_timeout_seconds": 120},
+            "run": {"output_dir": out, "device": "cpu", "worker_timeout_seconds": 120},
             "model": {"path": str(model_dir), "context_window_tokens": CONTEXT_TOKENS},
             "data": {"problems": "unused.jsonl"},
             "synthesis": {"min_messages": 0, "max_messages": 0},
@@ -45,9 +45,10 @@ def configuration(model_dir: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def group(tiny_model_dir: Path) -> Iterator[RolloutGroup]:
+def group(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutGroup]:
+    out = tmp_path_factory.mktemp("runs")
     with local_ray("test-rollout", num_cpus=4, log_to_driver=True):
-        group = RolloutGroup.start(configuration(tiny_model_dir), CPU)
+        group = RolloutGroup.start(configuration(tiny_model_dir, out), CPU)
         try:
             yield group
         finally:
@@ -231,8 +232,8 @@ def test_an_incomplete_model_folder_is_refused(tiny_model_dir: Path, tmp_path: P
         check_model_folder(str(folder / "absent"))
 
 
-def test_an_engine_without_room_says_what_to_change(group: RolloutGroup, tiny_model_dir: Path) -> None:
-    config = configuration(tiny_model_dir)
+def test_an_engine_without_room_says_what_to_change(group: RolloutGroup) -> None:
+    config = group.config
     small = config.model_copy(
         update={"rollout": config.rollout.model_copy(update={"kv_cache_gib": 1e-5, "num_workers": 1})}
     )
