@@ -166,11 +166,21 @@ class KeyedLog:
 
     def put(self, key: Sequence[str | int | float], value: dict[str, Any]) -> None:
         """Remember ``value`` (JSON), on disk when this returns."""
-        name = _key(key)
-        _, line = to_line({"schema_version": self.SCHEMA_VERSION, "key": name.hex(), "value": value})
-        start = self._log.end_bytes
-        self._log.append(line)
-        self._places[name] = (start, len(line) - 1)
+        self.put_all([(key, value)])
+
+    def put_all(self, items: Sequence[tuple[Sequence[str | int | float], dict[str, Any]]]) -> None:
+        """Remember the value of each key, all on disk when this returns."""
+        start, lines = self._log.end_bytes, list[bytes]()
+        places: dict[bytes, tuple[int, int]] = {}
+        for key, value in items:
+            name = _key(key)
+            _, line = to_line({"schema_version": self.SCHEMA_VERSION, "key": name.hex(), "value": value})
+            places[name] = (start, len(line) - 1)
+            start += len(line)
+            lines.append(line)
+        if lines:
+            self._log.append(b"".join(lines))
+            self._places |= places
 
 
 def _key(parts: Sequence[str | int | float]) -> bytes:

@@ -12,6 +12,7 @@ once its rows have ended, and what is unfinished goes on in the next one under t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from pacore_rl.checkpoints.rollouts import InFlight, Unfinished
@@ -125,19 +126,20 @@ class Collector:
         enough = max(rows - len(self.surplus), 1) if config.ppo.oversample else None
         ended: dict[tuple[int, int], Response] = {}
         unfinished: dict[tuple[int, int], Unfinished] = {}
-        for index, sample, trajectory in self.engine.generator.stream(requests, sampling_of(config), enough=enough):
-            draw = origins[index]
-            assert (index, sample) not in ended and (index, sample) not in unfinished, "a response came twice"
-            number = before[index].sample if index < len(before) else sample
-            self.num_generated_tokens += num_new_tokens(requests[index], trajectory)
-            if trajectory.finish == "unfinished":
-                seed = before[index].seed if index < len(before) else draw_seed(draw.seed, "continue", sample)
-                unfinished[index, sample] = Unfinished(draw=draw, sample=number, trajectory=trajectory, seed=seed)
-            else:
-                item = (draw.problem, self.message(trajectory), trajectory.finish)
-                ended[index, sample] = Response(
-                    draw=draw, sample=number, trajectory=trajectory, verdict=self.scorer.score([item])
-                )
+        with closing(self.engine.generator.stream(requests, sampling_of(config), enough=enough)) as stream:
+            for index, sample, trajectory in stream:
+                draw = origins[index]
+                assert (index, sample) not in ended and (index, sample) not in unfinished, "a response came twice"
+                number = before[index].sample if index < len(before) else sample
+                self.num_generated_tokens += num_new_tokens(requests[index], trajectory)
+                if trajectory.finish == "unfinished":
+                    seed = before[index].seed if index < len(before) else draw_seed(draw.seed, "continue", sample)
+                    unfinished[index, sample] = Unfinished(draw=draw, sample=number, trajectory=trajectory, seed=seed)
+                else:
+                    item = (draw.problem, self.message(trajectory), trajectory.finish)
+                    ended[index, sample] = Response(
+                        draw=draw, sample=number, trajectory=trajectory, verdict=self.scorer.score([item])
+                    )
         num_asked, num_came = sum(request.num_samples for request in requests), len(ended) + len(unfinished)
         assert num_came == num_asked, f"{num_came} of {num_asked} responses came"
         self.unfinished = [unfinished[key] for key in sorted(unfinished)]

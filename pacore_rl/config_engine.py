@@ -26,7 +26,7 @@ class LearnerConfig(Section):
     learning_rate: float = Field(gt=0)
     """Of Adam, after the warm-up."""
     warmup_steps: Count = 50
-    """Iterations of linear warm-up, constant afterwards."""
+    """Optimizer steps of linear warm-up, constant afterwards. An iteration has one for each mini-batch."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     """Decay of Adam's two moments."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -109,7 +109,8 @@ class ClusterConfig(Section):
 
     address: str | None = None
     """None starts a private cluster on this machine and stops it at the end; 'auto' or host:port joins one."""
-    cpu_threads_per_worker: Positive = 1
-    """OpenMP threads of each worker on CPUs."""
+    cpu_threads_per_worker: Positive | None = None
+    """OpenMP threads of each worker; null: 1 on CPUs, and on GPUs a learner's share of its host's cores, which step the
+    optimizer where that is offloaded."""
     start_timeout_seconds: float = Field(default=600.0, gt=0)
     """Longest time for the cluster and its workers to start."""

@@ -17,7 +17,8 @@ class SurvivingConfig(Section):
     health_timeout_seconds: float = Field(default=60.0, gt=0)
     """A worker that does not say where it runs for this long is hung: it is killed, and started again."""
     stall_timeout_seconds: float = Field(default=900.0, gt=0)
-    """An engine that has responses to generate and makes no step for this long is hung too."""
+    """An engine that has responses to generate and makes no step for this long is hung too; so are learners of which
+    none ends a pass over a micro-batch."""
     node_wait_seconds: float = Field(default=600.0, ge=0)
     """A restart waits this long for hardware that went with a node; the rest of the cluster serves as well."""
     on_disk_full: Literal["stop", "skip"] = "stop"

@@ -17,6 +17,7 @@ from pacore_rl.config import Config
 from pacore_rl.inputs import fingerprint, load_checked_problems, load_pool
 from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.problems import save_problems
+from pacore_rl.reporting.jsonl import ONLINE_POOL
 from pacore_rl.reporting.progress import ProgressReport, WatchedGenerator
 from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
@@ -195,7 +196,7 @@ def online_writer(
     """Writes online messages into ``online_pool.jsonl`` of the run, each with the weight version that wrote it."""
     if not config.synthesis.refresh_every_steps:
         return None
-    pool = MessagePool.open(config.run_dir / "online_pool.jsonl")
+    pool = MessagePool.open(config.run_dir / ONLINE_POOL)
 
     def write(problems: Sequence[Problem], version: int) -> Pool:
         model = f"{config.run.name}-step-{version}"

@@ -101,9 +101,8 @@ def _layout(config: Config) -> Table:
     )
     for name, learner, minibatches in learners:
         groups = learner.num_ranks // learner.sequence_parallel
-        rows = config.ppo.rows_per_step // groups
-        mean = rows / minibatches
-        cells = (learner.num_ranks, groups, rows, minibatches, f"{mean:g}")
+        rows = config.ppo.rows_per_step / groups  # in the mean: groups share out costs, not rows
+        cells = (learner.num_ranks, groups, f"{rows:g}", minibatches, f"{rows / minibatches:g}")
         table.add_row(name, *(str(cell) for cell in cells))
     rollout = config.rollout
     size = rollout.tensor_parallel * rollout.pipeline_parallel

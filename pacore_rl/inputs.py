@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import Config, DataConfig, RewardConfig
 from pacore_rl.problems import load_problems
 from pacore_rl.reporting.progress import ProgressReport
@@ -17,6 +18,8 @@ from pacore_rl.training_sets import NOT_SCORED, TrainingSet, load_training_set, 
 from pacore_rl.types import Finish, PoolMessage, Problem, Verdict
 
 _SCORED_TOGETHER = 4096
+MESSAGE_VERDICTS = "message_verdicts.jsonl"
+"""In the run's folder: verdicts of messages that their set had none of."""
 
 
 def load_checked_problems(path: Path, reward: RewardConfig) -> tuple[Problem, ...]:
@@ -104,7 +107,11 @@ def load_training_data(config: Config) -> TrainingData:
 
 
 def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, ...]]:
-    """The messages; those that came without a verdict are scored, as an answer of the model would be."""
+    """The messages; those that came without a verdict are scored, as an answer of the model would be.
+
+    The run's folder keeps the verdicts: a run that is started again does not score them again. What failed through our
+    fault is not kept.
+    """
     by_id = {problem.id: problem for problem in found.problems}
     bare = [
         (by_id[problem_id], message)
@@ -114,21 +121,30 @@ def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, 
     ]
     if not bare:
         return found.messages
-    verdicts: list[Verdict] = []
-    with open_scorer(config.reward) as scorer, ProgressReport("messages scored", len(bare)) as report:
-        for start in range(0, len(bare), _SCORED_TOGETHER):
-            batch = bare[start : start + _SCORED_TOGETHER]
-            items: list[tuple[Problem, str, Finish]] = [(p, message.text, message.finish) for p, message in batch]
-            verdicts += scorer.score(items).result()
+    kept = KeyedLog.open(config.run_dir / MESSAGE_VERDICTS)
+    rules = config.reward.model_dump_json(exclude={"num_workers", "placement"})
+    keys = [[p.id, p.reward, p.ground_truth, message.text, message.finish, rules] for p, message in bare]
+    verdicts = [None if (value := kept.get(key)) is None else Verdict(**value) for key in keys]
+    left = [number for number, verdict in enumerate(verdicts) if verdict is None]
+    with open_scorer(config.reward) as scorer, ProgressReport("messages scored", len(left)) as report:
+        for start in range(0, len(left), _SCORED_TOGETHER):
+            batch = left[start : start + _SCORED_TOGETHER]
+            items: list[tuple[Problem, str, Finish]] = [(p, m.text, m.finish) for p, m in (bare[i] for i in batch)]
+            came = dict(zip(batch, scorer.score(items).result(), strict=True))
+            kept.put_all([(keys[i], asdict(came[i])) for i in batch if not came[i].outcome.endswith("_error")])
+            for number, verdict in came.items():
+                verdicts[number] = verdict
             report.advance(len(batch))
     following = iter(verdicts)
-    return {
-        problem_id: tuple(
-            replace(message, verdict=next(following)) if message.verdict is NOT_SCORED else message
-            for message in messages
-        )
-        for problem_id, messages in found.messages.items()
-    }
+
+    def scored(message: PoolMessage) -> PoolMessage:
+        if message.verdict is not NOT_SCORED:
+            return message
+        verdict = next(following)
+        assert verdict is not None, "every message was scored"
+        return replace(message, verdict=verdict)
+
+    return {problem_id: tuple(map(scored, messages)) for problem_id, messages in found.messages.items()}
 
 
 def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMessage, ...]]:

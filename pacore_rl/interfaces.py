@@ -4,6 +4,7 @@ tests may implement it with a few lines of Python. Importing this module loads n
 
 from __future__ import annotations
 
+from collections.abc import Generator as Steps
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pacore_rl.samples import Sample
 
 T_co = TypeVar("T_co", covariant=True)
+
+ResponseStream = Steps[tuple[int, int, Trajectory], None, None]
+"""``(index of the request, sample, trajectory)`` as responses end. Closed before its end, it interrupts the others."""
 
 
 class Pending(Protocol[T_co]):
@@ -73,7 +77,7 @@ class StreamingGenerator(Generator, Protocol):
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
-    ) -> Iterator[tuple[int, int, Trajectory]]:
+    ) -> ResponseStream:
         """Yield ``(index of the request, sample, trajectory)`` as responses end, in any order.
 
         Once ``enough`` of them have ended, the others are interrupted and come as ``unfinished``.

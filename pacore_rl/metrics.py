@@ -113,12 +113,18 @@ def synthesis_metrics(rows: Sequence[Scored]) -> dict[str, float]:
             "messages/count": mean([len(set_) for set_ in verdicts]),
             "messages/dropped": mean([draw.message_set.num_dropped for draw in drawn]),
         }
-    all_wrong = [
-        row.verdict.correct
-        for row in scored
-        if row.draw.message_set.verdicts and not any(v.correct for v in row.draw.message_set.verdicts)
-    ]
+    all_wrong = [row.verdict.correct for row in scored if all_wrong_messages(row.draw.message_set)]
     return metrics | ({"synthesis/emergent_correct": mean(all_wrong)} if all_wrong else {})
+
+
+def all_wrong_messages(message_set: MessageSet) -> bool:
+    """Whether it has messages, and each was scored and is wrong."""
+    verdicts = message_set.verdicts
+    return (
+        bool(verdicts)
+        and len(scored_verdicts(message_set)) == len(verdicts)
+        and not any(verdict.correct for verdict in verdicts)
+    )
 
 
 def scored_verdicts(message_set: MessageSet) -> list[Verdict]:

@@ -1,7 +1,12 @@
-"""Going on: from a checkpoint on the disk, and, where a worker is lost under way, from the last one by itself."""
+"""Going on: from a checkpoint on the disk, and, where a worker is lost under way, from the last one by itself.
+
+A run may begin from the checkpoint of another one. Which one, its folder remembers in ``origin.json``: until it has a
+checkpoint of its own, it goes on from there, whatever ends it.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +21,11 @@ from pacore_rl.config import Config
 from pacore_rl.events import record_event
 from pacore_rl.failures import WorkerDied
 from pacore_rl.interfaces import Engine
+from pacore_rl.problems import write_atomically
 from pacore_rl.reporting.jsonl import JOURNALS, cut_back, length
 from pacore_rl.reporting.terminal import console
 
+ORIGIN = "origin.json"
 _log = logging.getLogger(__name__)
 
 
@@ -47,40 +54,92 @@ def prepare_resume(config: Config, resume: str | None, fingerprints: Mapping[str
     """The checkpoint to go on from, with the run's journals cut back to it; None where the run begins.
 
     Raises:
-        ValueError: there is no such checkpoint, or the recipe or the data have changed in what must not.
+        ValueError: there is no such checkpoint, none of the run's is whole any more, or the recipe or the data have
+            changed in what must not.
     """
     if resume is None:
         return None
-    own = config.run_dir / "checkpoints"
     if resume == "auto":
-        checkpoint = latest_checkpoint(own, say)
+        checkpoint = latest(config)
     else:
-        checkpoint = open_checkpoint(Path(resume))
-        if checkpoint.folder.resolve().parent != own.resolve() and length(config.run_dir / "metrics.jsonl"):
-            raise ValueError(
-                f"{config.run_dir} holds a run of its own, and {resume} is a checkpoint of another one; give this one "
-                "another name (run.name=...)."
-            )
+        checkpoint = _given(config, Path(resume))
     if checkpoint is None:
-        say(f"no whole checkpoint in {own}: the run begins")
+        say(f"no checkpoint in {config.run_dir / 'checkpoints'}: the run begins")
     else:
         for line in changed_settings(checkpoint, config):
             say(f"changed since the checkpoint: {line}")
         check_data(checkpoint, fingerprints)
         say(f"going on after step {checkpoint.manifest.step}, from {checkpoint.folder}")
+        if not _is_own(config, checkpoint.folder):
+            _remember_origin(config, checkpoint.folder)
     go_back_to(config, checkpoint)
+    return checkpoint
+
+
+def latest(config: Config) -> Checkpoint | None:
+    """The checkpoint that the run goes on from: its latest whole one, or the one it began from; None where it begins.
+
+    Raises:
+        ValueError: there are checkpoints, and none is whole; to begin anew would undo all that the run has logged.
+    """
+    own = config.run_dir / "checkpoints"
+    checkpoint = latest_checkpoint(own, say)
+    if checkpoint is None and (damaged := step_folders(own)):
+        raise ValueError(
+            f"none of the {len(damaged)} checkpoints in {own} is whole (see above). Put their files back; or begin "
+            "anew under another name (run.name=...), from model.path=PATH of weights that you trust."
+        )
+    if checkpoint is None and (origin := _origin(config)) is not None:
+        return open_checkpoint(origin)
     return checkpoint
 
 
 def go_back_to(config: Config, checkpoint: Checkpoint | None) -> None:
     """Undo what the run wrote after a checkpoint (None: everything): lines of journals, and later checkpoints."""
-    is_own = checkpoint is not None and checkpoint.folder.resolve().parent == (config.run_dir / "checkpoints").resolve()
+    is_own = checkpoint is not None and _is_own(config, checkpoint.folder)
     for name in JOURNALS:
         if (path := config.run_dir / name).exists():
             cut_back(path, checkpoint.manifest.journal_bytes.get(name, 0) if checkpoint is not None and is_own else 0)
     for folder in step_folders(config.run_dir / "checkpoints"):
         if is_own and checkpoint is not None and folder.name > checkpoint.folder.name:
             folder.rename(folder.with_name(f"{folder.name}.left_behind_{time.time():.0f}"))
+
+
+def begin_anew(config: Config) -> None:
+    """Undo what a try left that ended before its first step, and forget where it had begun."""
+    go_back_to(config, None)
+    (config.run_dir / ORIGIN).unlink(missing_ok=True)
+
+
+def _given(config: Config, folder: Path) -> Checkpoint:
+    """The checkpoint that ``--resume`` names; of another run, it stands for what this one has made of it since."""
+    if _is_own(config, folder):
+        return open_checkpoint(folder)
+    origin = _origin(config)
+    if origin is not None and origin == folder.resolve():
+        return latest(config) or open_checkpoint(folder)
+    if length(config.run_dir / "metrics.jsonl"):
+        raise ValueError(
+            f"{config.run_dir} holds a run of its own, and {folder} is a checkpoint of another one; give this one "
+            "another name (run.name=...)."
+        )
+    return open_checkpoint(folder)
+
+
+def _is_own(config: Config, checkpoint: Path) -> bool:
+    return checkpoint.resolve().parent == (config.run_dir / "checkpoints").resolve()
+
+
+def _origin(config: Config) -> Path | None:
+    """The checkpoint of another run that this one began from."""
+    path = config.run_dir / ORIGIN
+    return Path(json.loads(path.read_text(encoding="utf-8"))["checkpoint"]) if path.exists() else None
+
+
+def _remember_origin(config: Config, checkpoint: Path) -> None:
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"checkpoint": str(checkpoint.resolve())}) + "\n"
+    write_atomically(config.run_dir / ORIGIN, lambda file: file.write(text.encode()))
 
 
 def train_through(
@@ -113,7 +172,8 @@ def train_through(
                     raise  # the system's, not a limit of ours
                 lost = error
             engine.close()
-            last = latest_after_loss(store)
+            _settle(store)
+            last = latest(config)
         num_restarts = 1 if _has_advanced(start, last) else num_restarts + 1
         if num_restarts > limit:
             raise WorkerDied(
@@ -126,14 +186,13 @@ def train_through(
         go_back_to(config, start)
 
 
-def latest_after_loss(store: CheckpointStore) -> Checkpoint | None:
-    """The checkpoint that a restart goes on from; one that was being written may or may not have been completed."""
+def _settle(store: CheckpointStore) -> None:
+    """Wait for a checkpoint that was being written; it may or may not have been completed."""
     try:
         store.finish()
     except (WorkerDied, RuntimeError, TimeoutError) as error:  # the workers that wrote it are gone
         say(f"the checkpoint under way is lost too: {error}")
     store.clean()
-    return latest_checkpoint(store.folder, say)
 
 
 def _has_advanced(before: Checkpoint | None, now: Checkpoint | None) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacore_rl.checkpoints.compatibility import data_fingerprints
-from pacore_rl.checkpoints.manifest import Checkpoint
+from pacore_rl.checkpoints.manifest import Checkpoint, step_folders
 from pacore_rl.config import Config
 from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import HeldOut, load_held_out
@@ -29,7 +29,7 @@ from pacore_rl.reporting.jsonl import JsonlSink, length
 from pacore_rl.reporting.sample_file import SAMPLES, SampleFile
 from pacore_rl.reporting.terminal import console
 from pacore_rl.reporting.wandb_sink import WandbSink
-from pacore_rl.resuming import open_store, prepare_resume, train_through
+from pacore_rl.resuming import begin_anew, open_store, prepare_resume, train_through
 from pacore_rl.run_lock import run_lock
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import Trainer
@@ -117,12 +117,14 @@ def prepare_run_dir(config: Config, *, goes_on: bool = False) -> Path:
         ValueError: the folder holds the metrics of another run; nothing is overwritten.
     """
     run_dir = config.run_dir
-    if not goes_on and length(run_dir / "metrics.jsonl"):
+    if not goes_on and (length(run_dir / "metrics.jsonl") or step_folders(run_dir / "checkpoints")):
         raise ValueError(
             f"{run_dir} already holds a run; nothing was changed. Go on with it (--resume auto), give this one another "
             "name (run.name=...), or move the old folder away."
         )
     run_dir.mkdir(parents=True, exist_ok=True)
+    if not goes_on:
+        begin_anew(config)
     text = resolved_yaml(config).encode()
     write_atomically(run_dir / "recipe.yaml", lambda file: file.write(text))
     return run_dir

@@ -12,6 +12,7 @@ import pytest
 
 from pacore_rl.collection import Collector, collect
 from pacore_rl.config import Config
+from pacore_rl.interfaces import ResponseStream
 from pacore_rl.types import (
     Finish,
     GenerationRequest,
@@ -55,7 +56,7 @@ class LongTailed:
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
-    ) -> Iterator[tuple[int, int, Trajectory]]:
+    ) -> ResponseStream:
         self.asked.append(list(requests))
         num_ended = 0
         # The last first: the collector must not depend on the order.

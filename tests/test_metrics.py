@@ -49,6 +49,8 @@ def test_synthesis_beside_its_messages() -> None:
 
 def test_emergent_correctness_is_absent_where_it_is_undefined() -> None:
     assert "synthesis/emergent_correct" not in synthesis_metrics([scored(draw("p", verdict(True)), True)])
+    unknown = draw("q", verdict(False, "2"), verdict(False, outcome="judge_error"))  # the other may be right
+    assert "synthesis/emergent_correct" not in synthesis_metrics([scored(unknown, True)])
 
 
 def test_our_failures_are_masked_and_counted() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from test_trainer import World, metrics_of, trainer_of
 
 from pacore_rl.checkpoints.manifest import open_checkpoint
 from pacore_rl.config import Config
-from pacore_rl.types import GenerationRequest, Trajectory
+from pacore_rl.interfaces import ResponseStream
+from pacore_rl.types import GenerationRequest
 
 
 class Stopped(Exception):
@@ -26,7 +27,7 @@ class LongTailedWorld(World):
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Any, *, enough: int | None = None
-    ) -> Iterator[tuple[int, int, Trajectory]]:
+    ) -> ResponseStream:
         self.on("generate")
         self.continued += sum(request.continues is not None for request in requests)
         generator = LongTailed(weight_version=self.weight_version, burst=3)

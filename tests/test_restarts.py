@@ -14,10 +14,12 @@ from test_trainer import World, metrics_of, trainer_of
 from pacore_rl.checkpoints.manifest import Checkpoint, open_checkpoint
 from pacore_rl.config import Config
 from pacore_rl.failures import WorkerDied
-from pacore_rl.resuming import open_store, train_through
+from pacore_rl.resuming import open_store, prepare_resume, train_through
 
 
-def train_on_learners_that_die(config: Config, dies: Callable[[World], bool]) -> list[float]:
+def train_on_learners_that_die(
+    config: Config, dies: Callable[[World], bool], start: Checkpoint | None = None
+) -> list[float]:
     """The run with restarts; ``dies``: at an update, whether the learner does. How long each engine waits for nodes."""
     waits: list[float] = []
 
@@ -39,7 +41,7 @@ def train_on_learners_that_die(config: Config, dies: Callable[[World], bool]) ->
             replace(trainer_of(config, engine), checkpoints=store).train(resume=start)
 
         try:
-            train_through(config, store, attempt, None, open_engine=open_world)
+            train_through(config, store, attempt, start, open_engine=open_world)
         finally:
             store.finish()
     return waits
@@ -95,3 +97,28 @@ def test_a_checkpoint_in_between_begins_the_count_of_restarts_anew(tiny_config: 
     whole = config.model_copy(update={"run": config.run.model_copy(update={"name": "whole"})})
     trainer_of(whole, World()).train()
     assert metrics_of(config) == metrics_of(whole)
+
+
+def test_a_run_that_began_from_the_checkpoint_of_another_goes_back_there(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(
+        trainer={"steps": 4, "checkpoint_every_steps": 2},
+        synthesis={"min_messages": 0, "max_messages": 0},
+    )
+    trainer = trainer_of(config, World())
+    trainer.train()
+    assert trainer.checkpoints is not None
+    trainer.checkpoints.finish()
+    origin = config.run_dir / "checkpoints" / "step_000002"
+    other = config.model_copy(update={"run": config.run.model_copy(update={"name": "other"})})
+    start = prepare_resume(other, str(origin), {})
+    left = {4}
+
+    def once_before_its_first_checkpoint(world: World) -> bool:
+        if world.weights not in left:
+            return False
+        left.remove(world.weights)
+        return True
+
+    train_on_learners_that_die(other, once_before_its_first_checkpoint, start)
+    assert restarts_of(other) == [("restart", 2)]
+    assert metrics_of(other) == metrics_of(config)[2:]

@@ -17,6 +17,7 @@ from pacore_rl.checkpoints.manifest import open_checkpoint
 from pacore_rl.checkpoints.store import CheckpointStore
 from pacore_rl.config import Config
 from pacore_rl.failures import RunStopped
+from pacore_rl.interfaces import ResponseStream
 from pacore_rl.reporting.jsonl import JsonlSink, read_metrics
 from pacore_rl.reporting.sample_file import SAMPLES, SampleFile, read_samples
 from pacore_rl.termination import Terminated, TerminatedSaved, termination_raised
@@ -69,7 +70,7 @@ class World:
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Any, *, enough: int | None = None
-    ) -> Iterator[tuple[int, int, Trajectory]]:
+    ) -> ResponseStream:
         self.on("generate")
         for index, request in enumerate(requests):
             for sample in range(request.num_samples):

@@ -37,7 +37,7 @@ def data_fingerprints(problems: Sequence[Problem], pool: Mapping[str, Sequence[P
     for problem in problems:
         digests["data.problems"].update(repr(asdict(problem)).encode("utf-8", "surrogatepass"))
         for message in pool.get(problem.id, ()):
-            digests["data.pool"].update(f"{message.text!r} {message.verdict.reward}".encode("utf-8", "surrogatepass"))
+            digests["data.pool"].update(repr(message.text).encode("utf-8", "surrogatepass"))
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 

@@ -53,12 +53,20 @@ def sync_and_hash(path: Path, folder: Path) -> WrittenFile:
     return WrittenFile(path=str(path.relative_to(folder)), num_bytes=size, sha256=digest.hexdigest())
 
 
+def missing_part(folder: Path, files: Sequence[WrittenFile]) -> str | None:
+    """The first file that has not the size that was written, in words; None where all have."""
+    for file in files:
+        size = _size(folder / file.path)
+        if size != file.num_bytes:
+            return f"{file.path} has {size} bytes instead of {file.num_bytes}"
+    return None
+
+
 def damage(folder: Path, files: Sequence[WrittenFile]) -> str | None:
     """What is wrong with the first file that is not what was written; None where all are whole."""
-    sizes = {file.path: _size(folder / file.path) for file in files}
-    for file in files:  # the sizes first: they cost nothing
-        if sizes[file.path] != file.num_bytes:
-            return f"{file.path} has {sizes[file.path]} bytes instead of {file.num_bytes}"
+    missing = missing_part(folder, files)  # first: sizes cost nothing
+    if missing is not None:
+        return missing
     with ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="hash") as threads:
         for file, digest in zip(files, threads.map(lambda file: _sha256(folder / file.path), files), strict=True):
             if digest != file.sha256:

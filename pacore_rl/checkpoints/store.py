@@ -12,13 +12,13 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacore_rl.checkpoints.files import WrittenFile, replace_folder, sync
+from pacore_rl.checkpoints.files import WrittenFile, missing_part, replace_folder, sync
 from pacore_rl.checkpoints.manifest import FILE_NAME, Manifest, checkpoint_name, manifests
 from pacore_rl.checkpoints.random_states import random_states
 from pacore_rl.checkpoints.rollouts import InFlight, save_rollouts
@@ -27,6 +27,8 @@ from pacore_rl.interfaces import Pending
 from pacore_rl.problems import write_atomically
 from pacore_rl.reporting.jsonl import JOURNALS, length
 
+SEEN_SECONDS = 60.0
+"""For files of other hosts to be seen here: network file systems may be late."""
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """A full disk, an exhausted quota, a limit on the size of files."""
 _log = logging.getLogger(__name__)
@@ -130,6 +132,7 @@ class CheckpointStore:
             partial.mkdir(parents=True)
             pending = write_state(partial)
             files = [*save_rollouts(partial, position.in_flight), *pending.result()]
+            _require_files(partial, files)
             manifest = Manifest(
                 step=position.step,
                 first_step=position.first_step,
@@ -167,3 +170,16 @@ class CheckpointStore:
                 outdated = folder.with_name(f".{folder.name}.outdated")
                 folder.rename(outdated)  # at once no checkpoint any more, however long the files take
                 shutil.rmtree(outdated)
+
+
+def _require_files(folder: Path, files: Sequence[WrittenFile]) -> None:
+    """Raise ValueError where this host does not see what workers on other hosts have written."""
+    deadline = time.monotonic() + SEEN_SECONDS
+    while (missing := missing_part(folder, files)) is not None:
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"a worker has written its part of the checkpoint {folder}, and it is not there on the controller's "
+                f"host: {missing}. All hosts must share the run's folder under one path; set run.output_dir to a "
+                "network file system."
+            )
+        time.sleep(0.5)

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from pacore_rl.engine.generation import Response
 from pacore_rl.engine.rollout_worker import News
 from pacore_rl.engine.routing import Job, Route
-from pacore_rl.engine.whereabouts import locate, silent
+from pacore_rl.engine.whereabouts import roll_call
 from pacore_rl.failures import WorkerDied
 from pacore_rl.types import GenerationRequest, Sampling
 
@@ -140,10 +140,10 @@ class Calls:
 
     def _what_is_wrong(self, worker: int) -> str | None:
         handle = self._group.handles[worker]
-        wrong = silent([handle], self._patience)
+        wrong, places = roll_call([handle], self._patience)
         if wrong:
             return wrong[0]
-        num_steps, now = ray.get(locate(handle), timeout=self._patience).num_steps, time.monotonic()
+        num_steps, now = places[0].num_steps, time.monotonic()
         before, since = self._progress.get(worker, (-1, now))
         if num_steps != before or not self._held.get(worker):
             self._progress[worker] = (num_steps, now)

@@ -242,7 +242,8 @@ def open_engine(
         ray_cluster(config, learners=workers == "all", wait_seconds=wait_seconds) as plan,
         reserve(plan, timeout_seconds=max(RESERVE_SECONDS, wait_seconds)) as placement,
     ):
-        device = Device(kind=plan.kind, cpu_threads=config.cluster.cpu_threads_per_worker, placement=placement)
+        threads = config.cluster.cpu_threads_per_worker or (1 if plan.kind == "cpu" else None)
+        device = Device(kind=plan.kind, cpu_threads=threads, placement=placement)
         started: list[RolloutGroup | ActorGroup | CriticGroup] = []
         try:
             if workers == "rollout":
@@ -283,6 +284,7 @@ def _start_all(
         learners = start_learners()
     for learner in learners:
         learner.wait_ready()
+        learner.require_folder(config.run_dir)
     weight_sync.connect(rollout, learners[0].handles, device=device)
     actor = learners[0]
     if colocated:  # an engine's GPUs are the learners' too: none can start while the others generate

@@ -90,7 +90,10 @@ def deepspeed_options(
         zero["offload_optimizer"] = host
     if settings.offload_parameters:
         zero["offload_param"] = host
-    return {
+    # The ranks of a sequence each hold a part of every weight's gradient, as micro-batches do: summed in fp32 too. ZeRO
+    # is not told of these groups, or it would choose so itself.
+    in_fp32 = {"communication_data_type": "fp32"} if settings.sequence_parallel > 1 else {}
+    return in_fp32 | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.max_grad_norm,

@@ -43,6 +43,9 @@ class IpcSender:
         torch.cuda.ipc_collect()
         return None
 
+    def close(self) -> None:
+        """Nothing is held between syncs."""
+
     def _produce(self) -> Iterator[PackedIpcChunk]:
         largest = max(math.prod(meta.shape) * meta.dtype.itemsize for meta in self._source.metadata())
         with torch.cuda.device(self._device):

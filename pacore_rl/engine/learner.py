@@ -5,6 +5,7 @@ ExperienceBatch -> ppo.batch.split_rows -> pack -> LearnerWorker 0..n-1 (DeepSpe
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from pacore_rl.types import ExperienceBatch, Float32
 
 T = TypeVar("T")
 
+PASSES = ("log_probs", "values", "update")
+"""Commands that go through micro-batches, and count them (``Whereabouts.num_steps``)."""
 FILES = "files"
 """Ray's concurrency group of ``write_snapshot``: a thread beside the one that learns."""
 
@@ -40,7 +43,7 @@ class LearnerGroup:
         self.handles = list(handles)
         """Ray actors in rank order."""
         self._ready = list(ready)
-        self._places: list[Whereabouts] = []
+        self.places: list[Whereabouts] = []
         """Of the ranks, once they are ready."""
 
     @classmethod
@@ -72,13 +75,32 @@ class LearnerGroup:
             timeout_seconds=self.config.cluster.start_timeout_seconds,
             limit_name="cluster.start_timeout_seconds",
         ).result()
-        self._places = self._pending(
+        self.places = self._pending(
             "saying where it runs",
             [locate(handle) for handle in self.handles],
             lambda places: places,
             timeout_seconds=self.config.run.worker_timeout_seconds,
             limit_name="run.worker_timeout_seconds",
         ).result()
+
+    def require_folder(self, folder: Path) -> None:
+        """Raise ValueError where a rank on another host does not see what is written to ``folder`` here."""
+        here = ray.get_runtime_context().get_node_id()
+        if all(place.node_id == here for place in self.places):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder.absolute() / f".seen_{self.role}_{uuid.uuid4().hex[:8]}"
+        mark.touch()
+        try:
+            seen: list[bool] = self._command("sees", [(mark,)] * len(self.handles), list).result()
+        finally:
+            mark.unlink()
+        blind = [self.name_of(rank) for rank, sees in enumerate(seen) if not sees]
+        if blind:
+            raise ValueError(
+                f"{', '.join(blind)} does not see {folder.absolute()} as it is on the controller's host: checkpoints "
+                "would be in pieces. Set run.output_dir to a folder that all hosts share under one path."
+            )
 
     def save(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, tokenizer included; it appears whole or not at all."""
@@ -107,13 +129,13 @@ class LearnerGroup:
 
     def name_of(self, rank: int) -> str:
         """A rank and its host, for messages."""
-        host = f" on {self._places[rank].host} (pid {self._places[rank].pid})" if self._places else ""
+        host = f" on {self.places[rank].host} (pid {self.places[rank].pid})" if self.places else ""
         return f"{self.role} rank {rank}{host}"
 
     def close(self) -> None:
         """End the ranks' processes. Safe to call twice."""
         for rank, handle in enumerate(self.handles):
-            end(handle, self._places[rank] if self._places else None)
+            end(handle, self.places[rank] if self.places else None)
         self.handles.clear()
 
     def _pack(self, batch: ExperienceBatch) -> tuple[tuple[MicroBatch, ...], ...]:
@@ -136,7 +158,7 @@ class LearnerGroup:
             self.settings, batch, old_A, targets_A, num_minibatches, seed=(self.config.run.seed, step)
         )
         tokens = count_tokens(minibatch.micro_batches for minibatches in per_rank for minibatch in minibatches)
-        rate = learning_rate(self.settings, step)
+        rate = learning_rate(self.config, self.role, step, num_minibatches)
 
         def finish(results: list[list[StepResult]]) -> dict[str, float]:
             flat = [result for rank in results for result in rank]
@@ -169,6 +191,7 @@ class LearnerGroup:
             combine,
             timeout_seconds=self.config.run.worker_timeout_seconds,
             limit_name="run.worker_timeout_seconds",
+            stall_timeout_seconds=self.config.surviving.stall_timeout_seconds if method in PASSES else None,
         )
 
     def _pending(
@@ -179,15 +202,17 @@ class LearnerGroup:
         *,
         timeout_seconds: float,
         limit_name: str,
+        stall_timeout_seconds: float | None = None,
     ) -> RayPending[T]:
         return RayPending(
             what=what,
             workers=[self.name_of(rank) for rank in range(len(refs))],
-            handles=self.handles if self._places else (),  # a process that only starts does not answer
+            handles=self.handles if self.places else (),  # a process that only starts does not answer
             health_timeout_seconds=self.config.surviving.health_timeout_seconds,
             refs=refs,
             timeout_seconds=timeout_seconds,
             limit_name=limit_name,
+            stall_timeout_seconds=stall_timeout_seconds,
             combine=combine,
         )
 
@@ -212,7 +237,8 @@ class ActorGroup(LearnerGroup):
         """One PPO pass over the batch in ``ppo.actor_minibatches`` optimizer steps.
 
         Metrics: loss, clip_share, approx_kl, ratio_mean and entropy (means over action tokens), ratio_max, grad_norm
-        (mean over mini-batches, before clipping), lr and padding_share (of the tokens that the ranks computed).
+        (mean over mini-batches, before clipping), lr (of the last) and padding_share (of the tokens that the ranks
+        computed).
         """
         minibatches = self.config.ppo.actor_minibatches
         return self._update(

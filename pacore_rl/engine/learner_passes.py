@@ -59,26 +59,35 @@ class Passes:
         self.config = config
         self.settings: LearnerConfig = config.actor if role == "actor" else config.critic
         self.torch_device = torch_device
+        self.num_passes = 0
+        """Forward passes, backward passes and optimizer steps so far: a rank that has work and makes none is hung."""
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Any]:
         """What the module returns for each micro-batch, without gradients: log-probs and entropies [a], or values."""
         self.engine.eval()
+        outputs: list[Any] = []
         with torch.no_grad():
-            return [self.engine(**self._inputs(micro)) for micro in micro_batches]
+            for micro in micro_batches:
+                outputs.append(self.engine(**self._inputs(micro)))
+                self.num_passes += 1
+        return outputs
 
     def update(self, minibatches: Sequence[Minibatch], *, step: int) -> list[StepResult]:
-        """One optimizer step for each mini-batch, at the learning rate of iteration ``step`` (counted from 1).
+        """One optimizer step for each mini-batch of iteration ``step`` (counted from 1), at its learning rate.
 
         Raises:
             FloatingPointError: a loss or gradient that is not finite, and ``surviving.on_nonfinite`` is stop; either
                 way the weights are left as they were before that mini-batch.
         """
-        rate = learning_rate(self.settings, step)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
         self.engine.train()
         losses = self._policy_losses if self.role == "actor" else self._value_losses
-        return [self._optimizer_step(minibatch, losses, step) for minibatch in minibatches]
+        results: list[StepResult] = []
+        for number in range(len(minibatches)):
+            rate = learning_rate(self.config, self.role, step, number + 1)
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = rate
+            results.append(self._optimizer_step(minibatches[number], losses, step))
+        return results
 
     def _inputs(self, micro: MicroBatch) -> dict[str, Tensor]:
         """A micro-batch as arguments of the module's forward."""
@@ -117,7 +126,9 @@ class Passes:
             for name, value in (result.sums | {"loss": result.loss.detach()}).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
             ratio_max = max(ratio_max, float(result.ratio_max))
+            self.num_passes += 1
         self.engine.step()
+        self.num_passes += 1
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
         if self.engine.optimizer.overflow or not math.isfinite(grad_norm):
             # DeepSpeed has dropped the gradient, on all ranks alike: the norm is of the whole model.
@@ -168,6 +179,20 @@ class _Losses:
     ratio_max: float
 
 
-def learning_rate(settings: LearnerConfig, step: int) -> float:
-    """The rate of iteration ``step`` (from 1): linear warm-up over ``warmup_steps`` iterations, constant afterwards."""
-    return settings.learning_rate * min(1.0, step / max(settings.warmup_steps, 1))
+def learning_rate(config: Config, role: Role, iteration: int, minibatch: int) -> float:
+    """The rate of an optimizer step: linear warm-up over ``warmup_steps`` of them, constant afterwards.
+
+    As in Open-Reasoner-Zero, optimizer steps are counted and not iterations: with 12 mini-batches an iteration, a
+    warm-up of 50 is over in the fifth. Iterations in which the actor is frozen do not count for it.
+
+    Args:
+        iteration: counted from 1.
+        minibatch: of the iteration, counted from 1.
+    """
+    if role == "actor":
+        settings, per_iteration = config.actor, config.ppo.actor_minibatches
+        iteration -= config.ppo.critic_warmup_steps
+    else:
+        settings, per_iteration = config.critic, config.ppo.critic_minibatches
+    num_steps = (iteration - 1) * per_iteration + minibatch
+    return settings.learning_rate * min(1.0, num_steps / max(settings.warmup_steps, 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,12 +30,15 @@ from pacore_rl.engine.learner_passes import Minibatch, Passes, Role, StepResult
 from pacore_rl.engine.learner_state import LearnerSnapshot, restore_snapshot, take_snapshot
 from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
-from pacore_rl.engine.placement import Device
+from pacore_rl.engine.placement import Device, share_of_cores
 from pacore_rl.engine.sequence_parallel import share_sequences
 from pacore_rl.engine.state_offload import Part
 from pacore_rl.engine.whereabouts import Whereabouts
 from pacore_rl.ppo.batch import MicroBatch
 from pacore_rl.types import Float32
+
+SEES_SECONDS = 30.0
+"""Network file systems may be late."""
 
 
 class LearnerWorker:
@@ -51,6 +55,7 @@ class LearnerWorker:
         self._store: TCPStore | None = None
         self._sender: Any = None
         self._snapshot: LearnerSnapshot | None = None
+        self._has_started = False
 
     def rendezvous(self) -> tuple[str, int]:
         """Open the meeting point of this learner's ranks (on rank 0) and return its host and port."""
@@ -66,7 +71,7 @@ class LearnerWorker:
         Raises:
             ValueError: the model folder is not one (see ``pacore_rl.engine.models``).
         """
-        torch.set_num_threads(self.device.cpu_threads)
+        torch.set_num_threads(self.device.cpu_threads or share_of_cores())
         torch.manual_seed(self.config.run.seed)
         self._join(address)
         dtype = self.device.dtype(self.config.model.dtype)
@@ -99,6 +104,7 @@ class LearnerWorker:
         self.passes = Passes(
             self.engine, role=self.role, rank=self.rank, config=self.config, torch_device=self.torch_device
         )
+        self._has_started = True
 
     def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Float32, Float32]]:
         """Log-probs and entropies [a] of each micro-batch's actions under the current weights."""
@@ -166,13 +172,25 @@ class LearnerWorker:
             restore_snapshot(self.engine, self.settings, files, rank=self.rank)
 
     def whereabouts(self) -> Whereabouts:
-        """Where this process runs; answered at once, whatever else the rank is doing."""
-        return Whereabouts.of_this_process()
+        """Where this process runs, and how many passes over micro-batches it has made; answered at once, whatever else
+        the rank is doing."""
+        return Whereabouts.of_this_process(self.passes.num_passes if self._has_started else 0)
+
+    def sees(self, path: Path) -> bool:
+        """Whether a file that was written on another host is here too, within ``SEES_SECONDS``."""
+        deadline = time.monotonic() + SEES_SECONDS
+        while not path.exists():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        return True
 
     def init_weight_sync(self, spec: dict[str, Any]) -> None:
         """Join the group that carries weights to the inference engines."""
         from pacore_rl.engine.weight_sync import make_sender  # late: loads vLLM, which only an actor needs
 
+        if self._sender is not None:  # its group holds memory of the GPU
+            self._sender.close()
         self._sender = make_sender(
             self.model,
             zero_stage=self.settings.zero_stage,

@@ -6,6 +6,7 @@ worker, and never looks at the hardware itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,8 +39,8 @@ class Device:
     """The kind of hardware that a run's workers compute on."""
 
     kind: DeviceKind
-    cpu_threads: int
-    """Threads of one worker process."""
+    cpu_threads: int | None
+    """Threads of one worker process; None: its share of the host's cores (GPUs only)."""
     placement: Placement | None = None
     """What is reserved for the workers; None lets Ray choose."""
 
@@ -91,11 +92,18 @@ class Device:
         One thread pool a process: on shared cores several pools fight, and a fixed number of threads keeps
         floating-point sums, and so whole runs, repeatable.
         """
-        threads = str(self.cpu_threads)
         shared = {"DS_ACCELERATOR": self.deepspeed_accelerator, "TOKENIZERS_PARALLELISM": "false"}
         if self.kind == "cuda":
             return shared
+        threads = str(self.cpu_threads)
         return shared | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def share_of_cores() -> int:
+    """Threads of a learner process of this node, each of whose GPUs may have two: an actor's and a critic's."""
+    here = ray.get_runtime_context().get_node_id()
+    num_gpus = next(int(node["Resources"].get("GPU", 1)) for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, len(os.sched_getaffinity(0)) // (2 * num_gpus))
 
 
 def choose_kind(config: Config, *, num_gpus: int, where: str) -> DeviceKind:

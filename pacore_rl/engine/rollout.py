@@ -22,6 +22,7 @@ from pacore_rl.engine.weight_sync import WeightLink
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, is_alive, locate, require_answers, silent
 from pacore_rl.events import record_event
 from pacore_rl.failures import WorkerDied
+from pacore_rl.interfaces import ResponseStream
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 _log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class RolloutGroup:
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
-    ) -> Iterator[tuple[int, int, Trajectory]]:
+    ) -> ResponseStream:
         """Yield (index of the request, sample, trajectory) as responses end, each once.
 
         Where ``routing`` is static, the same requests on the same weights give the same tokens and log-probs to the

@@ -193,7 +193,11 @@ class RolloutWorker:
             self._engine.wake_up(tags=[part])
 
     def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the group that carries weights, with every process of the engine; blocks until all members came."""
+        """Join the group that carries weights, with every process of the engine; blocks until all members came.
+
+        An older group is left first: vLLM would forget it and keep its communicator, which holds memory of the GPU.
+        """
+        self._engine.collective_rpc("shutdown_weight_transfer_engine")
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:

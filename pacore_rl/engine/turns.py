@@ -21,7 +21,7 @@ from pacore_rl.engine.learner import LearnerGroup
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.state_offload import Part
-from pacore_rl.interfaces import StreamingGenerator
+from pacore_rl.interfaces import ResponseStream, StreamingGenerator
 from pacore_rl.types import GenerationRequest, Sampling, Trajectory
 
 State = Literal["learning", "synced", "generation"]
@@ -132,7 +132,7 @@ class GuardedGenerator:
 
     def stream(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, *, enough: int | None = None
-    ) -> Iterator[tuple[int, int, Trajectory]]:
+    ) -> ResponseStream:
         self.turns.require_generation()
         return self.group.stream(requests, sampling, enough=enough)
 

@@ -69,6 +69,10 @@ class Sender:
         with torch.no_grad():
             self._engine.send_weights()
 
+    def close(self) -> None:
+        """Leave the group."""
+        self._engine.shutdown()
+
 
 def make_sender(
     module: PreTrainedModel, *, zero_stage: int, rank: int, device: torch.device, spec: dict[str, Any]
@@ -270,6 +274,8 @@ def _hand_over(rollout: RolloutGroup, learner_handles: Sequence[ActorHandle[Any]
             timeout_seconds=rollout.timeout_seconds,
             limit_name="run.worker_timeout_seconds",
             combine=list,
+            handles=learner_handles,
+            health_timeout_seconds=rollout.config.surviving.health_timeout_seconds,
         )
         update_info = merge_chunks(packed.result())
         if update_info is None:

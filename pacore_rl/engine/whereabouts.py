@@ -34,7 +34,7 @@ class Whereabouts:
     node_id: str
     pid: int
     num_steps: int = 0
-    """Engine steps so far: an engine that has work and makes none is caught in one."""
+    """Steps of an engine, or passes of a learner, so far: whoever has work and makes none is caught in one."""
 
     @classmethod
     def of_this_process(cls, num_steps: int = 0) -> Self:
@@ -66,30 +66,40 @@ def names_of(role: str, handles: Sequence[Any], timeout_seconds: float) -> list[
 
 def silent(handles: Sequence[Any], timeout_seconds: float) -> dict[int, str]:
     """Those of the workers that are dead or do not answer within the limit: position and what is wrong."""
+    return roll_call(handles, timeout_seconds)[0]
+
+
+def roll_call(handles: Sequence[Any], timeout_seconds: float) -> tuple[dict[int, str], dict[int, Whereabouts]]:
+    """By position: what is wrong with workers that are dead or do not answer within the limit; where the others are."""
     asked = {locate(handle): number for number, handle in enumerate(handles)}
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_seconds)
     wrong: dict[int, str] = {}
+    places: dict[int, Whereabouts] = {}
     for reference, number in asked.items():
         if reference not in answered:
             wrong[number] = f"does not answer for {timeout_seconds:.0f} s (stopped, or hung)"
             continue
         try:
-            ray.get(reference, timeout=timeout_seconds)
+            places[number] = ray.get(reference, timeout=timeout_seconds)
         except RayActorError:
             wrong[number] = "is dead (killed, or out of memory)"
         except GetTimeoutError:
             wrong[number] = "answered, but its answer is lost"
-    return wrong
+    return wrong, places
 
 
 def require_answers(
     handles: Sequence[Any], names: Sequence[str], doing: str, timeout_seconds: float, cause: Exception | None = None
-) -> None:
-    """Raise ``WorkerDied`` where one of the workers is dead or hung; names, whereabouts and work are in its message."""
-    wrong = silent(handles, timeout_seconds)
+) -> dict[int, Whereabouts]:
+    """Raise ``WorkerDied`` where one of the workers is dead or hung; names, whereabouts and work are in its message.
+
+    Returns where they are, by position.
+    """
+    wrong, places = roll_call(handles, timeout_seconds)
     if wrong:
         lost = "; ".join(f"{names[number]} {what}" for number, what in wrong.items())
         raise WorkerDied(f"{lost}, during {doing}. See Ray's logs of that worker.") from cause
+    return places
 
 
 def is_alive(node_id: str) -> bool:

@@ -26,6 +26,7 @@ from pacore_rl.evaluation.responses import Prompt, Responses, ScoredResponse, re
 from pacore_rl.evaluation.statistics import Estimate, estimates_by_tag, mean_with_interval, paired_difference
 from pacore_rl.evaluation.voting import majority_vote
 from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
+from pacore_rl.metrics import all_wrong_messages
 from pacore_rl.synthesis.draws import draw_messages, draw_rng, draw_seed, fit_to_window
 from pacore_rl.synthesis.prompt import build_conversation
 from pacore_rl.types import Int32, MessageSet, PoolMessage, Problem
@@ -215,9 +216,15 @@ def _summarise(
     values["majority_vote"] = tuple(_mean(sets_p, lambda s: majority_vote(s.verdicts)) for sets_p in own_sets)
     values["emergent_correct"] = tuple(
         _mean(
-            [r for d, s in enumerate(own_sets[p]) if _all_wrong(s) for r in _countable(by_condition, d, p)], _is_correct
+            [
+                response
+                for draw, message_set in enumerate(own_sets[problem])
+                if all_wrong_messages(message_set)
+                for response in _countable(by_condition, draw, problem)
+            ],
+            _is_correct,
         )
-        for p in range(len(problems))
+        for problem in range(len(problems))
     )
     has_emergent = any(value is not None for value in values["emergent_correct"])
     synthesis = rows["synthesis"]
@@ -290,10 +297,6 @@ def _message_accuracy(message_set: MessageSet) -> float:
     """Share of right messages; a set from which every message was dropped holds nothing right."""
     verdicts = [verdict for verdict in message_set.verdicts if not verdict.outcome.endswith("_error")]
     return sum(verdict.correct for verdict in verdicts) / len(verdicts) if verdicts else 0.0
-
-
-def _all_wrong(message_set: MessageSet) -> bool:
-    return bool(message_set.verdicts) and not any(verdict.correct for verdict in message_set.verdicts)
 
 
 def _countable(

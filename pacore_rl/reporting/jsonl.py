@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SCHEMA = 1
-JOURNALS = ("metrics.jsonl", "samples.jsonl")
-"""Files of a run folder to which every step adds lines; a run that goes on from a checkpoint cuts them back to it."""
+ONLINE_POOL = "online_pool.jsonl"
+JOURNALS = ("metrics.jsonl", "samples.jsonl", ONLINE_POOL)
+"""Files of a run folder to which steps add lines; a run that goes on from a checkpoint cuts them back to it. Messages
+that the policy wrote later are another policy's: the steps are made again."""
 _log = logging.getLogger(__name__)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,34 @@ def test_the_last_few_are_kept_and_the_best(store: CheckpointStore) -> None:
     assert store.has(5) and not store.has(3)
 
 
+def test_what_a_host_wrote_elsewhere_is_no_checkpoint(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pacore_rl.checkpoints.store.SEEN_SECONDS", 0.1)
+
+    def write_elsewhere(folder: Path) -> Written:
+        written = write_state(folder)
+        (folder / "state" / "numbers.bin").unlink()  # on a disk of that host's own
+        return written
+
+    store.begin(at(1), write_state)
+    store.begin(at(2), write_elsewhere)
+    with pytest.raises(ValueError, match=r"state/numbers.bin has 0 bytes.*All hosts must share the run's folder"):
+        store.finish()
+    assert names(store) == ["step_000001"]
+
+
+def test_what_is_seen_late_is_waited_for(store: CheckpointStore) -> None:
+    def write_late(folder: Path) -> Written:
+        written = write_state(folder)
+        path, hidden = folder / "state" / "numbers.bin", folder.parent.parent / "late.bin"
+        path.rename(hidden)
+        threading.Timer(0.3, hidden.rename, (path,)).start()
+        return written
+
+    store.begin(at(1), write_late)
+    store.finish()
+    assert open_checkpoint(store.folder / "step_000001").manifest.step == 1
+
+
 def test_zero_keeps_all(tiny_config: Callable[..., Config]) -> None:
     store = CheckpointStore(tiny_config(trainer={"keep_checkpoints": 0}), data={})
     for step in range(1, 6):
@@ -76,7 +105,7 @@ def test_a_manifest_comes_back_as_it_was(store: CheckpointStore) -> None:
     manifest = checkpoint.manifest
     assert (manifest.step, manifest.weight_version, manifest.score) == (3, 3, 0.25)
     assert (manifest.online_version, manifest.online_problems, manifest.num_equal_rewards) == (2, ("p",), 4)
-    assert manifest.journal_bytes == {"metrics.jsonl": 17, "samples.jsonl": 0}
+    assert manifest.journal_bytes == {"metrics.jsonl": 17, "samples.jsonl": 0, "online_pool.jsonl": 0}
     assert [file.path for file in manifest.files] == ["state/numbers.bin"] and manifest.files[0].num_bytes == 1000
     assert changed_settings(checkpoint, store.config) == []
 
@@ -171,6 +200,8 @@ def test_other_problems_or_messages_are_refused(store: CheckpointStore) -> None:
     store.finish()
     checkpoint = open_checkpoint(store.folder / "step_000001")
     check_data(checkpoint, fingerprints)
+    unlucky = replace(message, verdict=replace(right, reward=0.0, correct=False, outcome="sandbox_error"))
+    check_data(checkpoint, data_fingerprints([problem], {"p": (unlucky,)}))  # scored anew: the draws are the same
     with pytest.raises(ValueError, match=r"content of data.pool is no longer"):
         check_data(checkpoint, data_fingerprints([problem], {"p": (replace(message, text="3"),)}))
     with pytest.raises(ValueError, match=r"content of data.problems is no longer"):

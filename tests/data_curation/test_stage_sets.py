@@ -16,7 +16,7 @@ from data_curation.problem_set import CurationPaths, curate_problems
 from data_curation.stage_sets import load_stage_reports
 from pacore_rl.config import Config
 from pacore_rl.curation_stages import make_stage1
-from pacore_rl.inputs import load_training_data
+from pacore_rl.inputs import MESSAGE_VERDICTS, load_training_data
 from pacore_rl.synthesis.pool_shards import open_pool
 from pacore_rl.training_sets import NOT_SCORED, load_training_set
 from pacore_rl.types import PoolMessage, Verdict
@@ -120,7 +120,10 @@ class TestReleasedSets:
         folder.mkdir()
         row = {"conversation": [{"role": "user", "content": "Find $x$."}], "ground_truth": "7", "responses": responses}
         (folder / "train.jsonl").write_text(json.dumps(row) + "\n")
-        return Config.model_validate({"model": {"path": "m"}, "data": {"path": folder}, "reward": {"num_workers": 1}})
+        run = {"output_dir": folder.parent / "runs"}
+        return Config.model_validate(
+            {"model": {"path": "m"}, "data": {"path": folder}, "reward": {"num_workers": 1}, "run": run}
+        )
 
     def test_their_messages_are_scored_when_they_are_loaded(self, tmp_path: Path) -> None:
         config = self.config(tmp_path / "set", "It is \\boxed{7}.", "It is \\boxed{8}.")
@@ -128,6 +131,21 @@ class TestReleasedSets:
         assert [one.verdict for one in bare] == [NOT_SCORED, NOT_SCORED]
         (scored,) = load_training_data(config).pool.values()
         assert [one.verdict.correct for one in scored] == [True, False]
+
+    def test_their_verdicts_are_kept_for_the_next_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = self.config(tmp_path / "set", "It is \\boxed{7}.", "It is \\boxed{8}.")
+        first = load_training_data(config)
+
+        def score_nothing(*_: object) -> None:
+            raise AssertionError("they were scored again")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("pacore_rl.rewards.scorer.RuleScorer.score", score_nothing)
+            assert load_training_data(config) == first
+        strict = config.model_copy(update={"reward": config.reward.model_copy(update={"timeout_seconds": 4.0})})
+        assert len((config.run_dir / MESSAGE_VERDICTS).read_text().splitlines()) == 2
+        load_training_data(strict)
+        assert len((config.run_dir / MESSAGE_VERDICTS).read_text().splitlines()) == 4, "other rules, other verdicts"
 
     def test_a_problem_without_messages_is_refused_unless_none_are_drawn(self, tmp_path: Path) -> None:
         config = self.config(tmp_path / "set")

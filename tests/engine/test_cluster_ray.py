@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from pacore_rl.config import Config
 from pacore_rl.engine.address import resolve_address
 from pacore_rl.engine.cluster import plan_on_cluster, reserve
-from pacore_rl.engine.placement import Device
+from pacore_rl.engine.placement import Device, share_of_cores
 
 
 def configuration(*, actor: int, critic: int, **rollout: Any) -> Config:
@@ -65,6 +65,11 @@ def cluster() -> Iterator[Cluster]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_learners_share_the_cores_of_their_host(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    assert share_of_cores() == 8  # four GPUs, on each an actor's and a critic's process
 
 
 def test_a_process_that_joins_by_address_brings_its_token(cluster: Cluster) -> None:

@@ -46,7 +46,7 @@ class Engines:
         return iter(())
 
     def stream(self, requests, sampling, *, enough=None):
-        return iter(())
+        yield from ()
 
 
 SEND = ["learners offload optimizer", "engines wake weights"]

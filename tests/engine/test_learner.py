@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from learner_ranks import make_batch
 from local_ray import local_ray
@@ -16,10 +17,11 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from pacore_rl.checkpoints.files import damage
 from pacore_rl.config import Config, ModelConfig
-from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
+from pacore_rl.engine.learner import ActorGroup, CriticGroup, pack_for, start_actor, start_critic
 from pacore_rl.engine.learner_passes import learning_rate
 from pacore_rl.engine.models import PolicyModule, load_critic, load_policy
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.whereabouts import locate
 from pacore_rl.ppo.advantages import normalize_advantages
 from pacore_rl.ppo.batch import pack
 from pacore_rl.ppo.losses import policy_loss
@@ -112,6 +114,7 @@ def test_every_layout_gives_the_same_update(
     metrics = {name: pending.result() for name, pending in updates.items()}
     after = {name: group.log_probs(BATCH) for name, group in actors.items()}
     entropy = {name: pending.result() for name, pending in after.items()}
+    num_passes = {name: ray.get(locate(group.handles[0]), timeout=60).num_steps for name, group in actors.items()}
     for name, group in actors.items():
         group.save(tmp_path / name)
     weights = {name: load_file(tmp_path / name / "model.safetensors") for name in actors}
@@ -125,6 +128,8 @@ def test_every_layout_gives_the_same_update(
         sure = clipped.abs() > 1e-6  # below, rounding alone decides the direction of Adam's first step
         torch.testing.assert_close(weights["one rank"][key][sure], expected[sure], atol=1e-5, rtol=0)
     for name in actors:
+        micros = len(pack_for(actors[name].settings, BATCH, range(BATCH.num_rows))[0])
+        assert num_passes[name] == 3 * micros + 1, "two passes for log-probs, one for the update, and Adam's step"
         np.testing.assert_allclose(log_probs[name], old_A, atol=1e-5)
         np.testing.assert_allclose(entropy[name][0], entropy["one rank"][0], atol=1e-4)
         assert metrics[name]["grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -227,6 +232,11 @@ def test_a_missing_model_is_the_users_error(cluster: None, tmp_path: Path) -> No
 
 
 def test_learning_rate_warms_up_then_stays(tiny_config: Callable[..., Config]) -> None:
-    settings = tiny_config(actor={"learning_rate": 1e-3, "warmup_steps": 4}).actor
-    assert [learning_rate(settings, step) for step in (1, 2, 4, 100)] == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3])
-    assert learning_rate(tiny_config(actor={"learning_rate": 1e-3, "warmup_steps": 0}).actor, 1) == 1e-3
+    warming = {"learning_rate": 1e-3, "warmup_steps": 4}
+    config = tiny_config(actor=warming, critic=warming, ppo={"critic_minibatches": 3, "critic_warmup_steps": 2})
+    actor = [learning_rate(config, "actor", iteration, 1) for iteration in (3, 4, 6, 100)]  # frozen until the third
+    assert actor == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3])
+    critic = [learning_rate(config, "critic", iteration, number) for iteration in (1, 2) for number in (1, 2, 3)]
+    assert critic == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+    at_once = tiny_config(actor=warming | {"warmup_steps": 0})
+    assert learning_rate(at_once, "actor", 1, 1) == 1e-3

@@ -52,6 +52,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "offload_optimizer": True,
         "offload_parameters": True,
     },
+    "three ranks, ZeRO-2": {"num_ranks": 3, "zero_stage": 2},
+    "three ranks, ZeRO-3": {"num_ranks": 3, "zero_stage": 3},
     "two groups that share, ZeRO-3": {"num_ranks": 4, "sequence_parallel": 2, "zero_stage": 3},
     "more ranks share than there are key-value heads": {"num_ranks": 4, "sequence_parallel": 4, "zero_stage": 2},
 }

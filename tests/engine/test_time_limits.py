@@ -10,18 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+from learner_ranks import make_batch
 from local_ray import local_ray
 from ray import cloudpickle
 
 from pacore_rl.config import Config
 from pacore_rl.engine.calls import Calls, EngineLost
-from pacore_rl.engine.learner import LearnerGroup
+from pacore_rl.engine.learner import ActorGroup, LearnerGroup
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.routing import StaticRoute
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, locate
@@ -49,6 +51,12 @@ class Sleeper:
 
     def save(self, folder: Path) -> None:
         time.sleep(self.seconds)
+
+    def log_probs(self, micro_batches: Any) -> None:
+        time.sleep(self.seconds)
+
+    def sees(self, path: Path) -> bool:
+        return self.steps and path.exists()
 
     def sleep(self) -> None:
         time.sleep(self.seconds)
@@ -82,12 +90,13 @@ def start(cluster: None) -> Iterator[Start]:
         ray.kill(handle)
 
 
-def config_of(*, worker_timeout_seconds: float, **surviving: float) -> Config:
+def config_of(*, worker_timeout_seconds: float, num_ranks: int = 1, **surviving: float) -> Config:
     return Config.model_validate(
         {
             "run": {"device": "cpu", "worker_timeout_seconds": worker_timeout_seconds},
             "model": {"path": "none"},
             "data": {"path": "none"},
+            "actor": {"num_ranks": num_ranks},
             "surviving": surviving,
         }
     )
@@ -129,6 +138,41 @@ def test_a_learner_that_is_late(start: Start, tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match=late):
         learner.save(tmp_path)
     assert 2 <= time.monotonic() - begin < 20
+
+
+def test_learners_of_which_none_makes_a_step(start: Start) -> None:
+    """As where a collective is stuck: every rank answers where it is, and none gets on."""
+    handles = start(0.0, FOREVER)
+    config = config_of(worker_timeout_seconds=120, health_timeout_seconds=1, stall_timeout_seconds=2, num_ranks=2)
+    learner = ActorGroup("actor", config, handles, [handle.start.remote() for handle in handles])
+    learner.wait_ready()
+    begin = time.monotonic()
+    stalled = rf"^{named('actor rank 1', handles[1])} made no step for \d+ s .*stall_timeout_seconds\) during log_probs"
+    with pytest.raises(WorkerDied, match=stalled):
+        learner.log_probs(make_batch()).result()
+    assert 2 <= time.monotonic() - begin < 60
+
+
+def test_learners_that_make_steps_have_all_the_time_of_the_command(start: Start) -> None:
+    handles = start(FOREVER, FOREVER, stepping=[0])
+    config = config_of(worker_timeout_seconds=5, health_timeout_seconds=1, stall_timeout_seconds=2, num_ranks=2)
+    learner = ActorGroup("actor", config, handles, [handle.start.remote() for handle in handles])
+    learner.wait_ready()
+    with pytest.raises(TimeoutError, match="log_probs did not end within 5 s"):
+        learner.log_probs(make_batch()).result()
+
+
+def test_a_rank_that_does_not_see_the_runs_folder_is_named(start: Start, tmp_path: Path) -> None:
+    handles = start(0.0, 0.0, stepping=[0])  # which the other does not
+    learner = ActorGroup("actor", config_of(worker_timeout_seconds=60), handles, [h.start.remote() for h in handles])
+    learner.wait_ready()
+    learner.require_folder(tmp_path / "run")  # all on this host: not asked
+    elsewhere = [replace(place, node_id="another") for place in learner.places]
+    learner.places = elsewhere
+    blind = rf"^{named('actor rank 1', handles[1])} does not see .*run.*Set run\.output_dir"
+    with pytest.raises(ValueError, match=blind):
+        learner.require_folder(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_an_engine_that_is_late_with_a_command(start: Start) -> None:

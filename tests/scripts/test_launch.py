@@ -72,11 +72,56 @@ def test_slurm_without_a_recipe() -> None:
     assert refused.returncode == 2 and "recipes/pacore_8b/stage1.yaml" in refused.stderr
 
 
+STUBS = {
+    "scontrol": 'case $1 in show) echo node1 ;; requeue) echo requeued >>"$SEEN" ;; esac',
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "hostname": "echo 10.0.0.1",
+    "ray": "exit 0",
+    "python": "echo token",
+    "pacore-rl": 'if [ "$1" = train ]; then echo "$@" >>"$SEEN"; exit "$STATUS"; fi',
+}
+"""What the job calls, in as few words as it needs."""
+
+
+def slurm_job(folder: Path, status: int, **environment: str) -> tuple[int, bool, str]:
+    """The job where the run ends with ``status``: its exit status, whether it was queued again, and what it said."""
+    tools = folder / ".venv" / "bin"
+    tools.mkdir(parents=True, exist_ok=True)
+    for name, body in STUBS.items():
+        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / name).chmod(0o755)
+    seen = folder / "seen"
+    seen.unlink(missing_ok=True)
+    slurm = {"SLURM_SUBMIT_DIR": str(folder), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1"}
+    ended = bash(
+        str(LAUNCH / "slurm.sbatch"), "recipe.yaml", **slurm, SEEN=str(seen), STATUS=str(status), **environment
+    )
+    lines = seen.read_text().splitlines()
+    assert lines[0] == "train recipe.yaml cluster.address=10.0.0.1:20007 --resume auto", ended.stderr
+    assert not (folder / "runs" / ".ray-token-7").exists()
+    return ended.returncode, "requeued" in lines, ended.stderr
+
+
+@pytest.mark.parametrize("status", [0, 2, 130, 143])
+def test_slurm_does_not_queue_again_what_is_done_or_yours_to_mend(tmp_path: Path, status: int) -> None:
+    assert slurm_job(tmp_path, status)[:2] == (status, False)
+
+
+def test_slurm_queues_again_what_was_saved_and_a_few_times_what_failed(tmp_path: Path) -> None:
+    twice = {"PACORE_MAX_FAILURES": "2"}
+    assert slurm_job(tmp_path, 137, **twice)[:2] == (137, True)
+    assert slurm_job(tmp_path, 75, **twice)[:2] == (75, True)  # it had gone on: the count begins anew
+    assert [slurm_job(tmp_path, 1, **twice)[1] for _ in range(2)] == [True, True]
+    status, queued, said = slurm_job(tmp_path, 1, **twice)
+    assert (status, queued) == (1, False) and "more than 2 times in a row (PACORE_MAX_FAILURES)" in said
+
+
 def test_kuberay() -> None:
     job: dict[str, Any] = yaml.safe_load((LAUNCH / "kuberay_rayjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     assert "pacore-rl train" in spec["entrypoint"] and "cluster.address=auto" in spec["entrypoint"]
+    assert spec["entrypoint"].endswith("--resume auto") and spec["backoffLimit"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
     assert cluster["authOptions"] == {"mode": "token"}
     setup = (LAUNCH.parents[1] / "setup.py").read_text()
