@@ -67,11 +67,12 @@ class CustomRewardConfig(Section):
 class RewardConfig(Section):
     """Scoring."""
 
-    num_workers: Positive = 2
-    """Responses scored at once, each in a process that can be killed; a CPU for each."""
+    num_workers: Positive | None = None
+    """Responses scored at once, each in a process that can be killed; a CPU for each. null: as many as this machine has
+    cores, and on a cluster half of the CPUs that the run leaves free."""
     placement: Literal["auto", "local", "ray"] = "auto"
     """Where they run: in this process's children (local), on any node of the cluster (ray); auto: ray where the cluster
-    has several nodes, and num_workers CPUs to spare."""
+    has several nodes and num_workers CPUs to spare, or, where that is null, more for it than this machine has cores."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """Longest time for one answer; then its checker is killed."""
     sandbox: Literal["auto", "bubblewrap", "landlock", "chroot"] = "auto"

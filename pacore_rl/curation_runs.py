@@ -55,7 +55,7 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
             name = fingerprint(path)
             tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
             engine = stack.enter_context(open_engine(config, workers="rollout", model_path=path))
-            scorer = stack.enter_context(open_run_scorer(config))
+            scorer = stack.enter_context(open_run_scorer(config, selected))
             proposer = EngineProposer(generator=engine.generator, tokenizer=tokenizer, config=config)
         fill_with_progress(
             pool,
@@ -105,7 +105,7 @@ def curate_stage2(config: Config, *, problems: Path, pool: Path, out: Path, mode
     selected = load_checked_problems(problems, config.reward)
     messages = load_pool(pool, selected)
     tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
-    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
+    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config, selected) as scorer:
         accuracies = watched_synthesis_accuracy(
             selected, messages, generator=engine.generator, scorer=scorer, tokenizer=tokenizer, config=config
         )

@@ -93,6 +93,15 @@ class Scorer(Protocol):
         ...
 
 
+class RunScorer(Scorer, Protocol):
+    """A run's: it says how much of the scoring was hidden by the generation."""
+
+    @property
+    def num_workers(self) -> int:
+        """Responses that it scores at a time."""
+        ...
+
+
 class Actor(Protocol):
     """The policy under training."""
 

@@ -74,6 +74,7 @@ def reward_metrics(rows: Sequence[Scored]) -> dict[str, float]:
     return {
         "reward/mean": mean([row.verdict.reward for row in scored]),
         "reward/unparsed_share": mean([row.verdict.outcome == "unparsed" for row in scored]),
+        "reward/timeout_share": mean([row.verdict.outcome == "timeout" for row in scored]),
         "reward/failed_count": float(scoring_failures(rows)),
     }
 

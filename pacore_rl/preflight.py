@@ -14,6 +14,7 @@ from typing import Any
 from pacore_rl.config import Config
 from pacore_rl.inputs import data_is_there, read_messages, read_problems
 from pacore_rl.interfaces import ChatTokenizer
+from pacore_rl.machine import available_memory_gib
 from pacore_rl.planning.placement import DeviceKind, check_fits, plan_placement
 from pacore_rl.planning.shapes import KNOWN_TYPES, ModelShape, longest_sequence, shape_of
 from pacore_rl.planning.workload import Workload
@@ -73,6 +74,8 @@ def check_gpus(config: Config) -> None:
     for name, learner in (("actor", config.actor), ("critic", config.critic)):
         if learner.fused_kernels and kind == "cpu":
             raise ValueError(f"{name}.fused_kernels=true is for GPUs, and this run computes on CPUs; leave it out.")
+    if kind == "cpu" and here:
+        check_cpu_memory(config)
     if config.run.device == "cpu" or not here:
         return
     if config.run.device == "cuda" and found == 0:
@@ -82,6 +85,18 @@ def check_gpus(config: Config) -> None:
         )
     if found:  # a private cluster offers as many CPUs as it takes
         check_fits(plan, {"this machine": {"CPU": plan.num_slots * plan.bundle["CPU"], "GPU": found}})
+
+
+def check_cpu_memory(config: Config) -> None:
+    """Raise ValueError where the engines' caches alone exceed the memory that this machine has free."""
+    rollout, free = config.rollout, available_memory_gib()
+    processes = rollout.num_workers * rollout.tensor_parallel * rollout.pipeline_parallel
+    wanted = processes * rollout.kv_cache_gib
+    if free is not None and wanted > free:
+        raise ValueError(
+            f"rollout.kv_cache_gib={rollout.kv_cache_gib:g} for each of {processes} engine processes is {wanted:g} "
+            f"GiB, and {free:.1f} GiB of this machine's memory are free; lower it, or rollout.num_workers."
+        )
 
 
 def build_on_meta(config: Config) -> MetaModels:

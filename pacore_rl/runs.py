@@ -67,7 +67,7 @@ def _train(config: Config, data: TrainingData, held_out: HeldOut | None, resume:
     with open_sinks(config) as sinks, open_store(config, fingerprints) as store:
 
         def attempt(engine: Engine, start: Checkpoint | None) -> None:
-            with open_run_scorer(config) as scorer:
+            with open_run_scorer(config, data.problems) as scorer:
                 Trainer(
                     config=config,
                     engine=engine,
@@ -103,7 +103,10 @@ def evaluate(config: Config, *, model: str | None = None, out: Path) -> Path:
     path = model or config.model.path
     tokenizer = load_tokenizer(path, trust_remote_code=config.model.trust_remote_code)
     check_room(config, tokenizer, held_out.problems)
-    with open_engine(config, workers="rollout", model_path=path) as engine, open_run_scorer(config) as scorer:
+    with (
+        open_engine(config, workers="rollout", model_path=path) as engine,
+        open_run_scorer(config, held_out.problems) as scorer,
+    ):
         report = held_out.report(config, engine.generator, scorer, tokenizer)
     save_report(report, out)
     console.print(report_table(report, title=f"{path} on {len(held_out.problems)} held-out problems"))

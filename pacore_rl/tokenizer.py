@@ -11,6 +11,8 @@ import numpy as np
 
 from pacore_rl.types import Int32, Turn
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceTokenizer:
@@ -43,19 +45,25 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> HuggingFace
             f"model.path={path} is not a folder; give a Hugging Face folder (config.json, weights, tokenizer) or a "
             "hub id such as Qwen/Qwen3-8B. The quickstart's model is recipes/tiny_base."
         )
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
+        raise _no_tokenizer(path, f"none of {', '.join(TOKENIZER_FILES)}")  # transformers would make up an empty one
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path={path} holds no usable tokenizer ({first_line(error)}); copy tokenizer.json and "
-            "tokenizer_config.json of the base model into the folder."
-        ) from error
+        raise _no_tokenizer(path, first_line(error)) from error
     if not tokenizer.chat_template:
         raise ValueError(
             f"model.path={path} has a tokenizer without a chat template; add one as chat_template.jinja beside "
             "tokenizer.json (an instruction-tuned model of the same family has one to copy)."
         )
     return HuggingFaceTokenizer(tokenizer)
+
+
+def _no_tokenizer(path: str, why: str) -> ValueError:
+    return ValueError(
+        f"model.path={path} holds no usable tokenizer ({why}); copy tokenizer.json and tokenizer_config.json of the "
+        "base model into the folder."
+    )
 
 
 def looks_local(path: str) -> bool:

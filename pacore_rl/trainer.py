@@ -31,7 +31,7 @@ from pacore_rl.checkpoints.store import CheckpointStore, Position
 from pacore_rl.collection import Collector, Pool, collect
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
-from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, SampleSink, Scorer
+from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, RunScorer, SampleSink
 from pacore_rl.learned import Learned
 from pacore_rl.metrics import Stopwatch, memory_metrics, scoring_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
@@ -57,7 +57,7 @@ class Trainer:
 
     config: Config
     engine: Engine
-    scorer: Scorer
+    scorer: RunScorer
     tokenizer: ChatTokenizer
     problems: Sequence[Problem]
     pool: Pool
@@ -166,9 +166,7 @@ class Trainer:
                 engine.sync_weights(version)
         with watch.phase("report"):
             metrics = learned.metrics(rows, batch, config, sampled_by=before.weight_version) | memory_metrics()
-            metrics |= scoring_metrics(
-                rows, waited_seconds=watch.seconds["score"], num_workers=config.reward.num_workers
-            )
+            metrics |= scoring_metrics(rows, waited_seconds=watch.seconds["score"], num_workers=self.scorer.num_workers)
             self.log_samples(step, rows)
         self.log(step, metrics | watch.metrics(generated_tokens=collector.num_generated_tokens))
         return Position(

@@ -187,6 +187,11 @@ def test_a_gpu_that_is_not_there(config: Config) -> None:
     assert "sees no GPU" in refused(changed(config, {"run.device": "cuda"}))
 
 
+def test_caches_larger_than_the_memory(config: Config) -> None:
+    message = refused(changed(config, {"rollout.kv_cache_gib": 5e4, "rollout.num_workers": 2}))
+    assert "rollout.kv_cache_gib=50000" in message and "100000 GiB" in message and "lower it" in message
+
+
 def test_kernels_for_gpus_on_a_cpu(config: Config) -> None:
     assert "critic.fused_kernels=true is for GPUs" in refused(changed(config, {"critic.fused_kernels": True}))
 

@@ -90,6 +90,15 @@ def test_model_without_a_tokenizer(tiny_model_dir: Path, tmp_path: Path) -> None
         load_tokenizer(str(folder))
 
 
+def test_model_of_weights_alone(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """transformers makes up a tokenizer of the right class without a word in it."""
+    for name in ("config.json", "model.safetensors", "chat_template.jinja"):
+        if (tiny_model_dir / name).exists():
+            shutil.copy(tiny_model_dir / name, tmp_path)
+    with pytest.raises(ValueError, match=r"holds no usable tokenizer \(none of tokenizer\.json.*copy tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_tokenizer_without_a_chat_template(tiny_model_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mute"
     shutil.copytree(tiny_model_dir, folder, ignore=shutil.ignore_patterns("chat_template*"))

@@ -60,6 +60,7 @@ class World:
     num_unscored: int = 0
     """Of the first responses: those that the scorer fails on."""
     num_scored: int = 0
+    num_workers: int = 2
     updates: list[int] = field(default_factory=list[int])
 
     @property

@@ -160,8 +160,12 @@ def score(
         int | None, typer.Option(min=1, help="Responses scored at a time.", show_default="one a core")
     ] = None,
     end_of_reasoning: Annotated[
-        str, typer.Option(help="What follows its last occurrence is judged; empty: the whole response.")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="What follows its last occurrence is judged; empty: the whole response.",
+            show_default="</think>, for responses that reason in such tags",
+        ),
+    ] = None,
     unsafe_local: Annotated[
         bool, typer.Option("--unsafe-local", help="Run programs without a sandbox, where none can be had.")
     ] = False,
@@ -265,7 +269,10 @@ def doctor(
 
 @app.command()
 def quickstart(
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of its recipe to change, e.g. actor.learning_rate=1e-4."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Seed of problems, messages and training.")] = 0,
     preset: Annotated[str | None, typer.Option(help="Size of the run: quick or full.", show_default="quick")] = None,

@@ -33,6 +33,7 @@ from pacore_rl.engine.placement import Device, Placement, choose_kind, take_seat
 from pacore_rl.engine.rollout import RolloutGroup
 from pacore_rl.engine.turns import GuardedGenerator, RayHardware, Turns
 from pacore_rl.interfaces import Pending, StreamingGenerator
+from pacore_rl.machine import num_cores
 from pacore_rl.planning.placement import PlacementPlan, check_fits, plan_placement
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def _plan_on_nodes(config: Config, *, learners: bool) -> PlacementPlan:
 def _start_private(config: Config, *, learners: bool) -> PlacementPlan:
     num_gpus = torch.cuda.device_count()
     plan = plan_placement(config, kind=choose_kind(config, num_gpus=num_gpus, where="this machine"), learners=learners)
-    scoring = config.reward.num_workers if config.reward.placement == "ray" else 0
+    scoring = (config.reward.num_workers or num_cores()) if config.reward.placement == "ray" else 0
     num_cpus = max(int(plan.num_slots * plan.bundle["CPU"]) + 1 + scoring, os.cpu_count() or 1)
     check_fits(plan, {"this machine": {"CPU": num_cpus, "GPU": num_gpus}})
     ray.init(

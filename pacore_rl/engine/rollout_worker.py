@@ -24,6 +24,7 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.engine.routing import Job
 from pacore_rl.engine.weight_sync import choose_backend, vllm_backend
 from pacore_rl.engine.whereabouts import Whereabouts
+from pacore_rl.tokenizer import TOKENIZER_FILES
 from pacore_rl.types import GenerationRequest, Sampling
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ class RolloutWorker:
             raise ValueError(
                 f"vLLM does not start on {self._model_path} with {room} and "
                 f"model.context_window_tokens={self._context_window_tokens}: {error}\n"
-                "The weights, and the KV cache of at least one full context window, must fit into memory. Raise the "
-                "cache where memory is free, lower the context window, or repair the model folder if that is at fault."
+                "The weights, and the KV cache of at least one full context window, must fit into memory. Lower the "
+                "cache where it does not fit, raise it where memory is free, lower the context window, or repair the "
+                "model folder if that is at fault."
             ) from error
         if self._config.rollout.pipeline_parallel > 1 and self._device.kind == "cpu":
             # vLLM's later stages allocate what they receive in the profiling run, which CPUs skip in eager mode.
@@ -284,7 +286,7 @@ def check_model_folder(path: str) -> None:
     for what, patterns in (
         ("configuration", ("config.json",)),
         ("weights", ("*.safetensors", "pytorch_model*.bin")),
-        ("tokenizer", ("tokenizer.json", "tokenizer.model", "vocab.json")),
+        ("tokenizer", TOKENIZER_FILES),
     ):
         if not any(True for pattern in patterns for _ in folder.glob(pattern)):
             raise ValueError(

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,10 +32,11 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from pacore_rl.config import Config, RewardConfig
 from pacore_rl.engine.scoring_worker import ScoringWorker
+from pacore_rl.machine import num_cores
 from pacore_rl.rewards.answers import LocalAnswers, longest_seconds
 from pacore_rl.rewards.base import Question, failed
 from pacore_rl.rewards.scorer import RuleScorer, open_scorer
-from pacore_rl.types import Verdict
+from pacore_rl.types import Problem, Verdict
 
 THREADS_PER_WORKER = 4
 """Of one process: more of them would wait for each other's Python, fewer would each need a process."""
@@ -81,32 +82,37 @@ class RayAnswers:
 
     One thread of this process holds all that is known of the workers; others talk to it through its inbox.
 
+    Args:
+        rewards: names of those that the run's problems ask for.
+
     Raises:
-        ValueError: the cluster has no CPUs for the workers.
+        ValueError: the cluster has no CPUs for the workers, or a reward cannot be used on some node.
     """
 
-    def __init__(self, config: RewardConfig, *, start_timeout_seconds: float) -> None:
-        self._config = config
+    def __init__(self, config: RewardConfig, *, start_timeout_seconds: float, rewards: Collection[str] = ()) -> None:
+        self.num_workers = config.num_workers or spare_workers()
+        self._config = config = config.model_copy(update={"num_workers": self.num_workers})
         self._start_timeout_seconds = start_timeout_seconds
         self._here = LocalAnswers(config)
         self._inbox: queue.SimpleQueue[_Job | _Ended | None] = queue.SimpleQueue()
         self._waiting: deque[_Job] = deque()
         self._closing = threading.Lock()
         self._is_closed = False
-        shares = _shares(config.num_workers)
+        shares = _shares(self.num_workers)
         offered = ray.cluster_resources().get("CPU", 0.0)
-        if offered < config.num_workers:
+        if offered < self.num_workers:
             raise ValueError(
-                f"reward.placement=ray wants reward.num_workers={config.num_workers} CPUs of the cluster, which has "
+                f"reward.placement=ray wants reward.num_workers={self.num_workers} CPUs of the cluster, which has "
                 f"{offered:g}. Lower reward.num_workers, add CPUs, or set reward.placement=local."
             )
         self._workers = [self._start(number, threads) for number, threads in enumerate(shares)]
         try:
             ray.get([worker.handle.pid.remote() for worker in self._workers], timeout=start_timeout_seconds)
+            self._require_ready(rewards)
         except GetTimeoutError as error:
             self._kill_workers()
             raise ValueError(
-                f"reward.placement=ray wants reward.num_workers={config.num_workers} CPUs of the cluster, {shares} to "
+                f"reward.placement=ray wants reward.num_workers={self.num_workers} CPUs of the cluster, {shares} to "
                 f"a worker; not all had started after {start_timeout_seconds:.0f} s, and "
                 f"{ray.available_resources().get('CPU', 0.0):g} CPUs are free. Lower reward.num_workers, add CPUs, or "
                 "set reward.placement=local."
@@ -116,6 +122,13 @@ class RayAnswers:
             raise
         self._thread = threading.Thread(target=self._serve, name="scoring", daemon=True)
         self._thread.start()
+
+    def _require_ready(self, rewards: Collection[str]) -> None:
+        """Sandboxes, for instance, depend on a node's kernel; after a whole generation it is late to learn of it."""
+        asked = [worker.handle.unready.remote(sorted(rewards)) for worker in self._workers]
+        for host, complaint in ray.get(asked, timeout=self._start_timeout_seconds):
+            if complaint is not None:
+                raise ValueError(f"rewards cannot be scored on the node {host}: {complaint}")
 
     def submit(self, question: Question) -> Future[Verdict]:
         """Does not wait. Raises ``RuntimeError`` after ``close``."""
@@ -265,19 +278,35 @@ class RayScorer(RuleScorer):
 
     _answers: RayAnswers
 
-    def __init__(self, config: RewardConfig, end_of_reasoning: str, *, start_timeout_seconds: float) -> None:
-        answers = RayAnswers(config, start_timeout_seconds=start_timeout_seconds)
+    def __init__(
+        self,
+        config: RewardConfig,
+        end_of_reasoning: str,
+        *,
+        start_timeout_seconds: float,
+        rewards: Collection[str] = (),
+    ) -> None:
+        answers = RayAnswers(config, start_timeout_seconds=start_timeout_seconds, rewards=rewards)
         super().__init__(config, end_of_reasoning, answers)
 
 
 @contextmanager
-def open_run_scorer(config: Config) -> Iterator[RuleScorer]:
-    """The scorer of a run's compacted messages, where ``reward.placement`` says; to be opened after the engine."""
+def open_run_scorer(config: Config, problems: Iterable[Problem]) -> Iterator[RuleScorer]:
+    """The scorer of a run's compacted messages, where ``reward.placement`` says; to be opened after the engine.
+
+    Args:
+        problems: whose rewards must be usable on every node that scores.
+    """
     if not scores_on_cluster(config.reward):
         with open_scorer(config.reward) as local:
             yield local
         return
-    scorer = RayScorer(config.reward, "", start_timeout_seconds=config.cluster.start_timeout_seconds)
+    scorer = RayScorer(
+        config.reward,
+        "",
+        start_timeout_seconds=config.cluster.start_timeout_seconds,
+        rewards={config.reward.custom.name or problem.reward for problem in problems},
+    )
     try:
         yield scorer
     finally:
@@ -288,8 +317,16 @@ def scores_on_cluster(reward: RewardConfig) -> bool:
     """What ``reward.placement`` asks for; auto: on a cluster of several nodes with CPUs to spare for it."""
     if reward.placement != "auto":
         return reward.placement == "ray"
-    has_nodes = sum(node["Alive"] for node in ray.nodes()) > 1
-    return has_nodes and ray.available_resources().get("CPU", 0.0) >= reward.num_workers
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
+        return False
+    if reward.num_workers is None:
+        return spare_workers() > num_cores()
+    return ray.available_resources().get("CPU", 0.0) >= reward.num_workers
+
+
+def spare_workers() -> int:
+    """Half of the cluster's CPUs that nobody has reserved: engines and learners use more than the one they reserve."""
+    return max(1, int(ray.available_resources().get("CPU", 0.0)) // 2)
 
 
 def _shares(num_threads: int) -> list[int]:

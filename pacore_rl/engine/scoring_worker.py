@@ -6,9 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 
+import ray
+
 from pacore_rl.config import RewardConfig
 from pacore_rl.rewards.answers import LocalAnswers
 from pacore_rl.rewards.base import Question
+from pacore_rl.rewards.registry import reward_of
 from pacore_rl.types import Verdict
 
 
@@ -22,11 +25,20 @@ class ScoringWorker:
             search_path: where the controller finds modules, such as a reward of the user's.
         """
         sys.path += [folder for folder in search_path if folder not in sys.path]
+        self._config = config
         self._answers = LocalAnswers(config)
 
     def answer(self, question: Question) -> Verdict:
         """Its verdict; failures of the answer's own kind (a sandbox, a checker) are verdicts too."""
         return self._answers.submit(question).result()  # the controller limits this wait, and kills who exceeds it
+
+    def unready(self, rewards: Sequence[str]) -> tuple[str, str | None]:
+        """This node's address, and why it cannot score by one of the rewards; None: it can."""
+        for name in rewards:
+            complain = reward_of(name).unready
+            if complain is not None and (complaint := complain(self._config)) is not None:
+                return ray.util.get_node_ip_address(), complaint
+        return ray.util.get_node_ip_address(), None
 
     def pid(self) -> int:
         """Tells that it has started."""

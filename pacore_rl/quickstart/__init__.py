@@ -30,6 +30,14 @@ from pacore_rl.runs import open_sinks, prepare_run_dir
 from pacore_rl.tokenizer import load_tokenizer
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+NOT_OVERRIDDEN = {
+    "run.name": "--out names its folder",
+    "run.output_dir": "--out names its folder",
+    "run.seed": "--seed sets it",
+    "trainer.steps": "--preset says how long each of the two stages is",
+    "data": "it makes its own problems and pools; `pacore-rl train` trains on yours",
+}
+"""Settings that follow from its options, and what to use in their place."""
 
 
 def run(
@@ -38,8 +46,13 @@ def run(
     """The whole quickstart, or the rest of one that was cut off; returns its folder.
 
     Raises:
-        ValueError: an unknown preset, or a folder that holds another run.
+        ValueError: an unknown preset, a setting that is not for overrides, or a folder that holds another run.
     """
+    for setting in overrides:
+        key = setting.partition("=")[0].strip()
+        for name, told in NOT_OVERRIDDEN.items():
+            if f"{key}.".startswith(f"{name}."):
+                raise ValueError(f"{key} is not for a quickstart's overrides: {told}.")
     if preset not in PLANS:
         raise ValueError(f"preset {preset!r} is unknown; choose one of {', '.join(PLANS)}.")
     # The shipped model is found from any current directory; an override still wins, because it comes later.
@@ -74,7 +87,7 @@ def run_phases(config: Config, preset: str) -> None:
     with (
         open_sinks(config, total_steps=total_steps) as sinks,
         open_engine(config) as engine,
-        open_run_scorer(config) as scorer,
+        open_run_scorer(config, ()) as scorer,  # whose rewards need nothing of a node
     ):
         Quickstart(
             config=config,

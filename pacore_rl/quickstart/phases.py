@@ -20,7 +20,7 @@ from pacore_rl.engine.cluster import RayEngine
 from pacore_rl.evaluation.held_out_set import HeldOut
 from pacore_rl.evaluation.report import EvaluationReport, load_report, save_report
 from pacore_rl.inputs import fingerprint
-from pacore_rl.interfaces import ChatTokenizer, Scorer
+from pacore_rl.interfaces import ChatTokenizer, RunScorer
 from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.quickstart.report import write_report
 from pacore_rl.reporting.terminal import console
@@ -62,7 +62,7 @@ class Quickstart:
     config: Config
     plan: Plan
     engine: RayEngine
-    scorer: Scorer
+    scorer: RunScorer
     tokenizer: ChatTokenizer
     sinks: Sinks
     goes_on: bool = False

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from pacore_rl.config import RewardConfig
+from pacore_rl.machine import num_cores
 from pacore_rl.rewards.base import Question, Tools
 from pacore_rl.rewards.checker_pool import CheckerPool
 from pacore_rl.rewards.code.open_sandboxes import OpenSandboxes
@@ -17,7 +18,10 @@ from pacore_rl.types import Verdict
 
 
 class Answers(Protocol):
-    """Answers questions, ``reward.num_workers`` at a time."""
+    """Answers questions, so many at a time."""
+
+    @property
+    def num_workers(self) -> int: ...
 
     def limit_seconds(self, names: Iterable[str]) -> float:
         """No question of these rewards takes longer than this once it is begun; the judge's replies aside."""
@@ -33,7 +37,7 @@ class Answers(Protocol):
 
 
 class LocalAnswers:
-    """``reward.num_workers`` threads of this process; their children start when first needed."""
+    """``reward.num_workers`` threads of this process, by default one a core; their children start when first needed."""
 
     def __init__(self, config: RewardConfig) -> None:
         self.tools = Tools(
@@ -43,7 +47,8 @@ class LocalAnswers:
             judge=Judge(config.judge),
             sandboxes=OpenSandboxes(),
         )
-        self._threads = ThreadPoolExecutor(config.num_workers, thread_name_prefix="scorer")
+        self.num_workers = config.num_workers or num_cores()
+        self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="scorer")
 
     def submit(self, question: Question) -> Future[Verdict]:
         asked = self._threads.submit(self._answer, question)

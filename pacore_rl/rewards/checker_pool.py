@@ -11,8 +11,8 @@ from pacore_rl.rewards.children import ChildLate, ChildLost, Children, ChildrenU
 MAX_CPU_SECONDS = 2.0
 CPU_SHARE_OF_LIMIT = 0.4
 """A checker's own limit is CPU time, so that a busy machine does not turn right answers into wrong ones."""
-STOOD_STILL_SHARE = 0.1
-"""A checker that used less of its CPU time than this when its time was up did not work on the answer."""
+STOOD_STILL_SHARE = 0.3
+"""A checker that used less of its CPU time than this when its time was up did not have the cores for the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,8 @@ class CheckerPool:
                 if late.cpu_seconds >= STOOD_STILL_SHARE * self._cpu_seconds:
                     detail = f"not compared within {self._timeout_seconds:g} s"
                     return Reply(outcome="timeout", detail=detail, seconds=time.monotonic() - started)
-                loss = f"checker process {late.pid} stood still for {self._timeout_seconds:g} s"
+                had = f"had {late.cpu_seconds:.1f} s of CPU time in {self._timeout_seconds:g} s"
+                loss = f"checker process {late.pid} {had}"
             except ChildLost as lost:
                 loss = f"checker {lost}"
             except ChildrenUnavailable as error:

@@ -25,7 +25,8 @@ def check_ground_truths(problems: Iterable[Problem], config: RewardConfig | None
     """
     config = config or RewardConfig()
     patient = max(config.timeout_seconds, PATIENT_SECONDS)
-    config = config.model_copy(update={"num_workers": max(config.num_workers, num_cores()), "timeout_seconds": patient})
+    num_workers = max(config.num_workers or 0, num_cores())
+    config = config.model_copy(update={"num_workers": num_workers, "timeout_seconds": patient})
     scorer = LocalScorer(config, end_of_reasoning="")
     unready: dict[str, str | None] = {}
     try:

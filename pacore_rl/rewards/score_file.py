@@ -17,13 +17,18 @@ from typing import Any
 
 from pacore_rl.config import RewardConfig
 from pacore_rl.problems import write_atomically
+from pacore_rl.rewards.base import unparsed
 from pacore_rl.rewards.code.probe import choose_backend
 from pacore_rl.rewards.code.shapes import suite_of_record
+from pacore_rl.rewards.extract import message_of
 from pacore_rl.rewards.ground_truths import check_ground_truths
 from pacore_rl.rewards.scorer import LocalScorer, PendingVerdicts
 from pacore_rl.types import Problem, Turn, Verdict
 
 DOMAINS = ("math", "code")
+THINK, THINK_END = "<think>", "</think>"
+SHOWN = 8
+"""Records that cannot be scored by, listed by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +53,14 @@ def score_file(
     out: Path,
     config: RewardConfig,
     *,
-    end_of_reasoning: str = "",
+    end_of_reasoning: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Score ``path`` into ``out``. Every record is read, and its answer or tests checked, before the first is scored.
+
+    Args:
+        end_of_reasoning: what follows its last occurrence is judged, as in training; a response without it is
+            unparsed. "": the whole response. None: ``</think>`` for responses that reason in such tags.
 
     Raises ``ValueError``, with the record's id, for what cannot be scored by, and where no sandbox can be had.
     """
@@ -60,14 +69,22 @@ def score_file(
         choose_backend(config.sandbox, unsafe_local=config.unsafe_local)
     bad = check_ground_truths([problem for problem, _ in records], config)
     if bad:
-        listing = "\n".join(f"  {problem.id}: {reason}" for problem, reason in bad[:8])
-        raise ValueError(f"{len(bad)} of {len(records)} records of {path} cannot be scored by:\n{listing}")
-    scorer = LocalScorer(config, end_of_reasoning)
+        listing = "\n".join(f"  {problem.id}: {reason}" for problem, reason in bad[:SHOWN])
+        more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise ValueError(
+            f"{len(bad)} of {len(records)} records of {path} cannot be scored by:\n{listing}{more}\n"
+            "Correct or remove them."
+        )
+    scorer = LocalScorer(config, "")
     verdicts: list[Verdict] = []
     try:
-        waiting: list[PendingVerdicts] = [scorer.score([(problem, text, "stopped")]) for problem, text in records]
+        waiting: list[PendingVerdicts | Verdict] = []
+        for problem, response in records:
+            message = _message(response, end_of_reasoning)
+            judged = message if isinstance(message, Verdict) else scorer.score([(problem, message, "stopped")])
+            waiting.append(judged)
         for pending in waiting:
-            verdicts += pending.result()
+            verdicts += [pending] if isinstance(pending, Verdict) else pending.result()
             on_progress(len(verdicts), len(records))
     finally:
         scorer.close()
@@ -76,6 +93,14 @@ def score_file(
         lines.write(json.dumps(_line(problem.id, verdict), ensure_ascii=False) + "\n")
     write_atomically(out, lambda file: file.write(lines.getvalue().encode(errors="surrogatepass")))
     return _summary(verdicts)
+
+
+def _message(response: str, end_of_reasoning: str | None) -> str | Verdict:
+    """What of a response is judged, or the verdict on one whose reasoning never closed."""
+    if end_of_reasoning is None:
+        end_of_reasoning = THINK_END if THINK in response or THINK_END in response else ""
+    message = message_of(response, end_of_reasoning)
+    return unparsed(f"the reasoning never closed (no {end_of_reasoning})") if message is None else message
 
 
 def _line(id: str, verdict: Verdict) -> dict[str, Any]:

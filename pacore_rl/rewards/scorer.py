@@ -71,6 +71,11 @@ class RuleScorer:
         self._asked: OrderedDict[Question, Future[Verdict]] = OrderedDict()
         self._num_waiting = 0
 
+    @property
+    def num_workers(self) -> int:
+        """Questions that are answered at a time."""
+        return self._answers.num_workers
+
     def score(self, items: Sequence[tuple[Problem, str, Finish]]) -> PendingVerdicts:
         """Verdicts of ``(problem, response text, how it ended)``, in order, without waiting for them.
 
@@ -93,7 +98,7 @@ class RuleScorer:
         judged = 0.0
         if config.judge.base_url is not None:
             judged = config.judge.question_timeout_seconds * (waiting // config.judge.max_concurrent + 1)
-        return START_SECONDS + (waiting / config.num_workers + 1) * each + judged
+        return START_SECONDS + (waiting / self.num_workers + 1) * each + judged
 
     def close(self) -> None:
         """End every thread and process of the scorer. Safe to call twice."""

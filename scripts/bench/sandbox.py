@@ -98,6 +98,8 @@ def bench_tests(seconds: float) -> dict[str, object]:
         "ms_per_test": round(sandboxed, 2),
         "ms_per_test_by_count": {str(count): round(pair[0], 2) for count, pair in measured.items()},
         "bare_ms_per_test": round(bare, 2),
+        "bare_ms_per_test_by_count": {str(count): round(pair[1], 2) for count, pair in measured.items()},
+        "tests_per_second_by_count": {str(count): round(1000 / pair[0], 1) for count, pair in measured.items()},
         "ratio": round(sandboxed / bare, 3),
         "load_average": round(os.getloadavg()[0], 1),
         "target": f"< {TARGET_MS:g} ms a test at {COUNTS[-1]}",

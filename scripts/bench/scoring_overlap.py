@@ -25,7 +25,7 @@ from data_curation.chain_sums import chain_problem, sample_chain
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import open_engine
 from pacore_rl.engine.scoring import open_run_scorer
-from pacore_rl.interfaces import Pending, Scorer
+from pacore_rl.interfaces import Pending, RunScorer
 from pacore_rl.machine import num_cores
 from pacore_rl.recipes import load_config
 from pacore_rl.reporting.jsonl import JsonlSink, read_metrics
@@ -43,11 +43,15 @@ TARGET = 0.75
 
 @dataclass(slots=True, kw_only=True)
 class ProgramScorer:
-    """Scores a program in place of each reply, through the run's own scorer; a ``pacore_rl.interfaces.Scorer``."""
+    """Scores a program in place of each reply, through the run's own scorer; a ``pacore_rl.interfaces.RunScorer``."""
 
-    scorer: Scorer
+    scorer: RunScorer
     ground_truth: str
     count: itertools.count[int]
+
+    @property
+    def num_workers(self) -> int:
+        return self.scorer.num_workers
 
     def score(self, items: Sequence[tuple[Problem, str, Finish]]) -> Pending[list[Verdict]]:
         return self.scorer.score([self.program_for(problem) for problem, _, _ in items])
@@ -115,7 +119,7 @@ def train(config: Config, num_tests: int) -> list[dict[str, float]]:
     rng = random.Random(0)
     problems = [chain_problem(sample_chain(rng, range(5, 8))) for _ in range(config.ppo.problems_per_step)]
     sink = JsonlSink(config.run_dir / "metrics.jsonl")
-    with open_engine(config) as engine, open_run_scorer(config) as scorer:
+    with open_engine(config) as engine, open_run_scorer(config, problems) as scorer:
         Trainer(
             config=config,
             engine=engine,

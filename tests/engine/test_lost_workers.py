@@ -75,7 +75,7 @@ def test_a_lost_engine_is_replaced_and_nothing_is_lost_or_doubled(
         (event,) = [json.loads(line) for line in (config.run_dir / "events.jsonl").read_text().splitlines()]
         assert event["event"] == "engine_replaced" and event["worker"] == 1
         # A learner that is gone is named with its host, and at once.
-        os.kill(engine.actor._places[0].pid, signal.SIGKILL)
+        os.kill(engine.actor.places[0].pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match=r"actor rank 0 on .* \(pid \d+\)"):
             engine.actor.log_probs(batch).result()
 

@@ -156,7 +156,7 @@ def verdicts(scorer: LocalScorer) -> dict[str, Verdict]:
     started = time.monotonic()
     items = [(problem(TRUTH), boxed(answer), "stopped") for answer in HOSTILE]
     found = scorer.score(items).result()  # type: ignore[arg-type]
-    rounds = len(HOSTILE) / scorer._config.num_workers
+    rounds = len(HOSTILE) / scorer.num_workers
     assert time.monotonic() - started < LIMIT_SECONDS * rounds * patience
     assert max(verdict.seconds for verdict in found) < LIMIT_SECONDS * patience
     return dict(zip(HOSTILE, found, strict=True))

@@ -137,6 +137,7 @@ def test_standing_still_is_a_failure_of_ours() -> None:
 
 def test_a_timeout_is_the_answers_fault() -> None:
     scorer = LocalScorer(RewardConfig(num_workers=1, timeout_seconds=1), "</think>")
+    assert scorer.score([item("a+b", "b+a")]).result()[0].correct  # its processes have started
     verdict = scorer.score([item(SLOW, SLOW_TRUTH)]).result()[0]
     assert (verdict.outcome, verdict.reward) == ("timeout", 0.0)
     assert 0.3 < verdict.seconds < 5
@@ -147,6 +148,7 @@ def test_a_timeout_is_the_answers_fault() -> None:
 def test_the_parent_kills_what_holds_the_interpreter() -> None:
     """One C call that no alarm interrupts; the guard is passed by, to reach the checker with it."""
     pool = CheckerPool(timeout_seconds=1.5)
+    assert pool.ask("a+b", "b+a").outcome == "equal"  # its processes have started
     started = time.monotonic()
     reply = pool.ask("(3^{99999999})^{2}", "(3^{99999999})^{3}")
     assert reply.outcome == "timeout" and time.monotonic() - started < 8

@@ -19,10 +19,12 @@ MATHS = {"domain": "math", "answer": "1/2"}
 CODE = {"domain": "code", "tests": [{"input": "1 2\n", "output": "3\n"}, {"input": "2 2\n", "output": "4\n"}]}
 
 
-def score(folder: Path, records: Sequence[dict[str, Any]]) -> tuple[subprocess.CompletedProcess[str], Path]:
+def score(
+    folder: Path, records: Sequence[dict[str, Any]], *options: str
+) -> tuple[subprocess.CompletedProcess[str], Path]:
     (folder / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     out = folder / "out.jsonl"
-    command = [sys.executable, "-m", "pacore_rl", "score", folder / "in.jsonl", "--out", out]
+    command = [sys.executable, "-m", "pacore_rl", "score", folder / "in.jsonl", "--out", out, *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPOSITORY), out
 
 
@@ -39,6 +41,28 @@ def test_answers_are_scored_in_their_order(tmp_path: Path) -> None:
     ]
     assert [line["outcome"] for line in lines] == ["scored", "scored", "unparsed"]
     assert "3" in done.stdout
+
+
+def test_reasoning_is_cut_off_as_in_training(tmp_path: Path) -> None:
+    responses = {
+        "concluded": r"<think>maybe \boxed{3}</think>So \boxed{0.5}.",
+        "not concluded": r"<think>maybe \boxed{0.5}</think>I do not know.",
+        "template opened it": r"maybe \boxed{3}</think>\boxed{0.5}",
+        "never closed": r"<think>long \boxed{0.5}",
+        "no reasoning": r"\boxed{0.5}",
+    }
+    done, out = score(tmp_path, [MATHS | {"id": name, "response": text} for name, text in responses.items()])
+    assert done.returncode == 0, done.stderr
+    lines = {line["id"]: line for line in map(json.loads, out.read_text().splitlines())}
+    assert {name for name, line in lines.items() if line["correct"]} == {
+        "concluded",
+        "template opened it",
+        "no reasoning",
+    }
+    assert lines["not concluded"]["outcome"] == lines["never closed"]["outcome"] == "unparsed"
+    assert lines["never closed"]["reason"] == "the reasoning never closed (no </think>)"
+    whole, out = score(tmp_path, [MATHS | {"id": "x", "response": responses["never closed"]}], "--end-of-reasoning", "")
+    assert json.loads(out.read_text())["correct"], whole.stderr
 
 
 @pytest.mark.skipif(all(obstacle(name) for name in BACKENDS), reason="no sandbox can be had here")

@@ -23,6 +23,8 @@ from pacore_rl.types import Verdict
 
 NAME = "code"
 PROBE_SECONDS = 60.0
+INSPECTED_TESTS = 50
+"""Expected outputs of a suite that its own checker program must accept."""
 _INSPECTION = "inspection"
 """Stands for a language in questions about the tests themselves."""
 _logger = logging.getLogger(__name__)
@@ -93,14 +95,17 @@ def _inspect_program(suite: TestSuite, backend: Backend) -> str | None:
     assert suite.checker_program is not None
     if suite.checker_program.language == "cpp" and (complaint := cpp_complaint()):
         return f"its checker is written in C++, and {complaint}."
-    first = suite.tests[0]
+    number = 0
     try:
         with open_checker(suite.checker_program, backend) as checker:
-            given, answer = (text.encode(errors="surrogatepass") for text in (first.input, first.output))
-            share, said = checker.share(given, answer, answer)
+            for number, test in enumerate(suite.tests[:INSPECTED_TESTS], start=1):
+                given, answer = (text.encode(errors="surrogatepass") for text in (test.input, test.output))
+                share, said = checker.share(given, answer, answer)
+                if share != 1:
+                    return f"its checker refuses the expected output of test {number} itself ({said}); correct it."
     except SandboxError as error:
-        return f"{error}; correct the checker program."
-    return None if share == 1 else f"its checker refuses the expected output of test 1 itself ({said}); correct it."
+        return f"{error}, on the expected output of test {number} itself; correct the checker program."
+    return None
 
 
 def _settle(message: str, ground_truth: str) -> Verdict | Question:

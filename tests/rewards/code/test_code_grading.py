@@ -243,6 +243,11 @@ def test_tests_that_cannot_be_used_are_told_at_load() -> None:
         "crashes": TestSuite(tests=tests, checker_program=CheckerProgram(language="python", source="1 / 0")),
         "refuses": TestSuite(tests=tests, checker_program=CheckerProgram(language="python", source="exit(1)")),
     }
+    later = 'import sys\nif "4 5" in open(sys.argv[1]).read():\n    1 / 0'
+    bad["crashes later"] = TestSuite(
+        tests=(TestCase(input="1 2", output="3"), TestCase(input="4 5", output="9")),
+        checker_program=CheckerProgram(language="python", source=later),
+    )
     bad["broken"] = TestSuite(kind="check", fn_name="f", tests=(TestCase(input="assert f(", output=""),))
     bad["set-up"] = TestSuite(
         kind="check", fn_name="f", setup="Write f.", tests=(TestCase(input="assert f()", output=""),)
@@ -257,5 +262,6 @@ def test_tests_that_cannot_be_used_are_told_at_load() -> None:
     assert "unknown checker 'wcpm'" in found["unknown"]
     assert "refuses the expected output of test 1 itself" in found["refused"]
     assert "the checker program failed" in found["crashes"]
+    assert "on the expected output of test 2 itself" in found["crashes later"]
     assert "test 1 cannot be read" in found["broken"]
     assert "set-up" in found["set-up"] and "no list" in found["arguments"]
