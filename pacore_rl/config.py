@@ -277,10 +277,6 @@ class Config(Section):
             share = f"{name}.num_ranks={learner.num_ranks}"
             if learner.sequence_parallel > 1:
                 share += f" / {name}.sequence_parallel={learner.sequence_parallel} = {groups} groups"
-            if rows % groups:
-                raise ValueError(
-                    f"{origin} cannot be divided over {share}; choose a number of ranks that divides the rows."
-                )
             if rows < minibatches * groups:
                 raise ValueError(
                     f"{origin} give no row to some rank when split into ppo.{name}_minibatches={minibatches} over "

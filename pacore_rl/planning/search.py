@@ -14,7 +14,7 @@ from pacore_rl.planning.workload import Workload
 from pacore_rl.settings import plain
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Learner ranks that a search tries: a step's rows divide by powers of two."""
+"""Learner ranks that a search tries; any number that gives each a row is possible."""
 PARALLEL = (1, 2, 4, 8, 16)
 """Sequence- and tensor-parallel sizes that a search tries; an engine's no larger than a host."""
 
