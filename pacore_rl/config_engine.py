@@ -46,7 +46,8 @@ class LearnerConfig(Section):
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     micro_batch_tokens: Positive = 32_768
-    """Tokens (prompts included) of one rank in a forward pass; a row that exceeds those of its group goes alone."""
+    """Tokens (prompts included) of one rank in a forward pass; a row that exceeds those of its group goes alone. Rows
+    that share prompts have at most eight times as many with the prompts counted in each, as attention lays them out."""
     logprob_chunk_tokens: Positive = 1024
     """Log-probs are computed this many tokens at a time, so that nothing of size tokens x vocabulary is alive."""
     gradient_checkpointing: bool | None = None

@@ -132,6 +132,7 @@ def _bucket(rows: _Rows, device: torch.device) -> Bucket:
     num_rows, num_keys = keys.shape
     num_queries = int(rows.own.max())
     # CUDA's fused kernels take no mask with grouped heads: there whole rows are cheaper than what a mask falls back to.
+    # ``ppo.batch.pack`` bounds them.
     if device.type != "cpu" or not keys.prefixes or num_rows * num_queries * num_keys > MAX_MASK_ELEMENTS:
         return Bucket(queries=keys, keys=keys, mask=None)
     alone = _Rows(root=rows.start, prefix=np.zeros_like(rows.prefix), start=rows.start, own=rows.own)

@@ -94,16 +94,40 @@ def gradients(trainable: int, *, zero_stage: int, ranks: int) -> int:
     return math.ceil(4 * trainable / (ranks if zero_stage >= 2 else 1))
 
 
-def step_gradients(trainable: int, *, zero_stage: int, ranks: int) -> int:
-    """The fp32 copy of a rank's gradients that the optimizer takes: 4 P / N, under stage 3 a group at a time. [code]"""
+def gradients_on_host(zero_stage: int, *, bfloat16: bool) -> bool:
+    """Whether gradients add up in the host's memory where the optimizer is there. [code]
+
+    Under stage 2 in bfloat16 they do not: DeepSpeed adds them up in an fp32 partition on the GPU
+    (``stage_1_and_2.py``, ``_build_compact_grad_partition_buffer``) and moves their sum when it steps. In fp32 it adds
+    them up on the host. Under stage 1 they stay with the weights.
+    """
+    return zero_stage == 3 or (zero_stage == 2 and not bfloat16)
+
+
+def step_gradients(trainable: int, *, zero_stage: int, ranks: int, offloaded: bool = False) -> int:
+    """The fp32 copy of a rank's gradients that the optimizer takes: 4 P / N. [code]
+
+    Under stage 3 a group at a time, unless it is on the host, where every group keeps its own.
+    """
     own = math.ceil(trainable / ranks)
-    return 4 * (min(own, SUBGROUP_ELEMENTS) if zero_stage == 3 else own)
+    return 4 * (min(own, SUBGROUP_ELEMENTS) if zero_stage == 3 and not offloaded else own)
+
+
+def offload_buffers(trainable: int, largest: int, *, itemsize: int, zero_stage: int, ranks: int) -> tuple[int, int]:
+    """Bytes on GPU and host of what carries gradients and weights between them under stages 1 and 2. [code]
+
+    A buffer of the ``largest`` trainable parameter (in elements) on each side, and on the host the stepped weights.
+    """
+    if zero_stage == 3:
+        return 0, 0
+    return itemsize * largest, itemsize * (largest + math.ceil(trainable / ranks))
 
 
 def collectives(parameters: int, *, itemsize: int, zero_stage: int, ranks: int, overlap: bool) -> int:
     """Buffers of the collectives: the gradient bucket, two where communication overlaps under stages 1 and 2. [code]
 
-    A single rank keeps its bucket too.
+    A single rank keeps its bucket too. ``itemsize``: of what is sent, 4 where ranks share sequences
+    (``engine.deepspeed_options``).
     """
     bucket = min(math.ceil(parameters / MIB) * MIB, BUCKET_ELEMENTS)
     return itemsize * bucket * (2 if overlap and zero_stage < 3 else 1)
@@ -145,28 +169,50 @@ def layer_activations(
         mask_elements: queries x keys of masked rows; kept in fp32 (CPUs only; ``engine.document_attention``).
         mlp_tile_tokens: above 0, the MLP keeps its input and one tile.
     """
-    hidden, query, key, inner = shape.hidden_size, shape.query_size, shape.kv_size, shape.intermediate_size
+    hidden, query, key = shape.hidden_size, shape.query_size, shape.kv_size
     norms = 2 * hidden * (4 + 2 * itemsize) * tokens
     heads = (query + key) * (4 + itemsize) * tokens if shape.qk_norm else 0
     rows = 2 * itemsize * (query * query_slots + key * key_slots) + itemsize * query * tokens
-    mlp_token = 4 * itemsize * inner
-    if shape.num_experts:
-        mlp_token = shape.experts_per_token * (mlp_token + 2 * itemsize * hidden) + 8 * shape.num_experts
-    mlp = mlp_token * (min(tokens, mlp_tile_tokens) if mlp_tile_tokens else tokens)
+    mlp = mlp_activations(shape, tokens, itemsize=itemsize, tile_tokens=mlp_tile_tokens)
     return norms + heads + rows + mlp + 4 * mask_elements
 
 
+def mlp_activations(shape: ModelShape, tokens: int, *, itemsize: int, tile_tokens: int = 0) -> int:
+    """The last line of ``layer_activations``."""
+    token = 4 * itemsize * shape.intermediate_size
+    if shape.num_experts:
+        token = shape.experts_per_token * (token + 2 * itemsize * shape.hidden_size) + 8 * shape.num_experts
+    return token * (min(tokens, tile_tokens) if tile_tokens else tokens)
+
+
+def attention_gradients(shape: ModelShape, slots: int, *, itemsize: int) -> int:
+    """What the backward pass of attention on GPUs holds at once, in rows: (4 + 4 b) Q + 2 b K a slot.
+
+    Gradients of outputs and queries (b Q each), queries' again in fp32 while they add up, those of keys and values for
+    every query head (2 b Q) and for every key head (2 b K). PyTorch's flash_api.cpp, ``mha_bwd``.
+    """
+    query, key = shape.query_size, shape.kv_size
+    return ((4 + 4 * itemsize) * query + 2 * itemsize * key) * slots
+
+
 def activations(
-    shape: ModelShape, layer: int, tokens: int, *, itemsize: int, checkpointing: bool, offloaded: bool
+    shape: ModelShape,
+    layer: int,
+    tokens: int,
+    *,
+    itemsize: int,
+    checkpointing: bool,
+    offloaded: bool,
+    gradients: int | None = None,
 ) -> int:
     """All layers' activations at the turn from forward to backward, and the gradients of one layer's. [Act]
 
     Without checkpointing L layers are kept; with it each layer's input (b H a token) and one layer, computed again.
-    The gradients of a layer's tensors are taken to be as large as the tensors.
+    ``gradients`` of a layer's tensors: by default taken to be as large as the tensors.
     """
     inputs = 0 if offloaded else itemsize * shape.hidden_size * tokens * shape.num_layers
     kept = inputs + layer if checkpointing else shape.num_layers * layer
-    return kept + layer
+    return kept + (layer if gradients is None else gradients)
 
 
 def checkpoints_on_host(shape: ModelShape, tokens: int, *, itemsize: int) -> int:

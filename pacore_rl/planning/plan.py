@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -151,20 +152,37 @@ def _together(roles: tuple[RolePlan, RolePlan, RolePlan]) -> int:
 
 
 def _host_peak(config: Config, hardware: Hardware, roles: tuple[RolePlan, RolePlan, RolePlan]) -> int:
-    """Bytes on the fullest host: as many processes of the costliest role as fit on it; where roles share GPUs, all.
+    """Bytes on the fullest host, while learners load or while a checkpoint is written.
 
-    Colocated learners load side by side; later the learners that sleep are in the host's memory, while a sleeping
-    engine drops its weights.
+    Where roles have their own GPUs: as many processes as it has GPUs, the costliest first; their first ranks are among
+    them. Colocated learners load side by side; later those that sleep are in the host's memory, while a sleeping engine
+    drops its weights.
     """
     if hardware.kind == "cpu":
-        return sum(role.processes * role.host for role in roles)
+        return sum(role.processes * role.host + role.host_of_first for role in roles)
     per_host = hardware.gpus_per_host
+    loading, firsts = [_host_loading(role) for role in roles], [role.host_of_first for role in roles]
     if not _colocated(config):
-        return max(min(role.processes, per_host) * role.host for role in roles)
+        at_work = [role.host_at_work for role in roles]
+        counts = [role.processes for role in roles]
+        return max(_fill(per_host, counts, loading, (0, 0, 0)), _fill(per_host, counts, at_work, firsts))
     here = min(roles[0].processes, per_host)
-    loading = sum(role.host_at_work if role.loading is None else role.loading.host for role in roles)
     sleeping = sum(role.host_at_work + role.asleep for role in roles)
-    return here * max(loading, sleeping)
+    return max(here * sum(loading), here * sleeping + sum(firsts))
+
+
+def _host_loading(role: RolePlan) -> int:
+    return role.host_at_work if role.loading is None else role.loading.host
+
+
+def _fill(places: int, counts: Sequence[int], each: Sequence[int], once: Sequence[int]) -> int:
+    """Bytes of a host with this many places: ``counts`` processes of each role, the costliest first."""
+    total = 0
+    for size, count, first in sorted(zip(each, counts, once, strict=True), reverse=True):
+        here = min(count, places)
+        total += here * size + (first if here else 0)
+        places -= here
+    return total
 
 
 def _tokens(config: Config, work: Workload, actor: RolePlan, engine: RolePlan) -> Tokens:

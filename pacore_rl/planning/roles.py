@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pacore_rl.config import Config, LearnerConfig
 from pacore_rl.planning import formulas as f
 from pacore_rl.planning.shapes import ModelShape
-from pacore_rl.planning.workload import Packed, Workload, packed
+from pacore_rl.planning.workload import Packed, Workload, largest_passes
 
 Learner = Literal["actor", "critic"]
+
+KEPT_BETWEEN_STEPS: Mapping[int, tuple[str, ...]] = {
+    1: ("weights", "optimizer"),
+    2: ("weights", "optimizer"),
+    3: ("weights", "optimizer", "gradients", "collectives"),
+}
+"""Parts of a learner's GPU memory by ZeRO stage that wait in the host's while colocated engines work. [code]"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,8 @@ class RolePlan:
     parts: tuple[Part, ...]
     loading: Part | None = None
     """Everything that a rank holds while it starts, where that can be more than at work."""
+    first: Part | None = None
+    """What rank 0 alone holds beside its share of the above."""
     asleep: int = 0
     """Bytes that a process moves to its host's memory while others use its GPU."""
     cache_tokens: int = 0
@@ -60,6 +70,10 @@ class RolePlan:
     def host_at_work(self) -> int:
         return sum(part.host for part in self.parts)
 
+    @property
+    def host_of_first(self) -> int:
+        return self.first.host if self.first is not None else 0
+
 
 def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workload, *, cpu: bool) -> RolePlan:
     """A rank of the actor or the critic while it updates."""
@@ -72,12 +86,13 @@ def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workloa
         parameters += f.lora_parameters(shape, learner.lora.rank)
     itemsize = _itemsize(config, cpu=cpu)
     state = _state_parts(learner, shape, parameters, trainable, itemsize=itemsize, cpu=cpu)
-    batch = packed(config, learner, work, minibatches=minibatches, cpu=cpu)
-    everything = packed(config, learner, work, minibatches=1, cpu=cpu)
+    passes = largest_passes(config, learner, work, minibatches=minibatches, cpu=cpu)
+    everything = largest_passes(config, learner, work, minibatches=1, cpu=cpu)
+    candidates = [_batch_parts(role, learner, shape, batch, everything, itemsize=itemsize, cpu=cpu) for batch in passes]
     parts = [
         _runtime(cpu=cpu, cpu_bytes=f.CPU_LEARNER_RUNTIME),
         *state,
-        *_batch_parts(role, learner, shape, batch, everything, itemsize=itemsize, cpu=cpu),
+        *max(candidates, key=lambda parts: sum(part.gpu for part in parts)),
     ]
     kept = f.optimizer(trainable, ranks=learner.num_ranks)
     parts.append(Part(name="checkpoint", host=kept, how="a copy of the optimizer, until it is written"))
@@ -91,8 +106,24 @@ def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workloa
         trainable=trainable,
         parts=tuple(_on(part, cpu=cpu) for part in parts),
         loading=None if cpu else _loading(learner, shape, parameters, itemsize=itemsize),
-        asleep=sum(part.gpu for part in state),
-        rows_at_once=everything.rows,
+        first=_whole_weights(role, shape, itemsize=itemsize),
+        asleep=sum(part.gpu for part in state if part.name in KEPT_BETWEEN_STEPS[learner.zero_stage]),
+        rows_at_once=everything[0].rows,
+    )
+
+
+def _whole_weights(role: Learner, shape: ModelShape, *, itemsize: int) -> Part:
+    """Rank 0's copy of all weights, adapters merged, until a checkpoint is written (``engine.learner_state``). [code]
+
+    Experts' gates are stacked in memory and apart in the file: what is written is a copy of them.
+    """
+    parameters = shape.policy_parameters if role == "actor" else shape.critic_parameters
+    apart = shape.num_layers * shape.gate_parameters if shape.num_experts else 0
+    return Part(
+        name="checkpoint, rank 0",
+        host=itemsize * (parameters + apart),
+        how=f"beside the above: a copy of all weights ({count_words(parameters)} x {itemsize} B)"
+        + (f", and of experts' gates apart ({count_words(apart)})" if apart else ""),
     )
 
 
@@ -122,10 +153,11 @@ def _state_parts(
     held = f.weights(parameters, itemsize=itemsize, zero_stage=stage, ranks=ranks)
     adam = f.optimizer(trainable, ranks=ranks)
     grads = f.gradients(trainable, zero_stage=stage, ranks=ranks)
-    copies = f.step_gradients(trainable, zero_stage=stage, ranks=ranks)
-    buckets = f.collectives(trainable, itemsize=itemsize, zero_stage=stage, ranks=ranks, overlap=not cpu)
+    copies = f.step_gradients(trainable, zero_stage=stage, ranks=ranks, offloaded=learner.offload_optimizer)
+    sent = 4 if learner.sequence_parallel > 1 else itemsize
+    buckets = f.collectives(trainable, itemsize=sent, zero_stage=stage, ranks=ranks, overlap=not cpu)
     whole = f.gathered(shape, parameters, itemsize=itemsize, zero_stage=stage)
-    return [
+    parts = [
         Part(
             name="weights",
             **_placed(held, learner.offload_parameters),
@@ -138,12 +170,17 @@ def _state_parts(
         ),
         Part(
             name="gradients",
-            **_placed(grads, learner.offload_optimizer and stage >= 2),
+            **_placed(grads, learner.offload_optimizer and f.gradients_on_host(stage, bfloat16=itemsize == 2)),
             how=f"{count_words(trainable)} x 4 B{over if stage >= 2 else ''} (they add up in fp32)",
         ),
         Part(name="step", **_placed(copies, learner.offload_optimizer), how="fp32 gradients that are stepped"),
         Part(name="collectives", gpu=buckets + whole, how="buckets" + (", gathered weights" if whole else "")),
     ]
+    if learner.offload_optimizer and stage < 3:
+        largest = 0 if learner.lora is not None else shape.largest_parameter
+        there, here = f.offload_buffers(trainable, largest, itemsize=itemsize, zero_stage=stage, ranks=ranks)
+        parts.append(Part(name="offload", gpu=there, host=here, how="buffers of the largest weight, stepped weights"))
+    return parts
 
 
 def _batch_parts(
@@ -151,7 +188,7 @@ def _batch_parts(
     learner: LearnerConfig,
     shape: ModelShape,
     batch: Packed,
-    everything: Packed,
+    everything: tuple[Packed, ...],
     *,
     itemsize: int,
     cpu: bool,
@@ -167,10 +204,13 @@ def _batch_parts(
         itemsize=itemsize,
         checkpointing=checkpointing,
         offloaded=learner.offload_checkpoints,
+        gradients=layer if cpu else _gradients(shape, batch, layer, itemsize=itemsize, tiles=tiles),
     )
     # Without gradients nothing is kept, but mini-batches do not cut the batch: one layer of it is alive.
-    kept = max(kept, _layer(shape, everything, itemsize=itemsize, tiles=tiles))
-    how = f"{batch.tokens:,} tokens, {'layer inputs and one layer' if checkpointing else f'{shape.num_layers} layers'}"
+    kept = max(kept, *(_layer(shape, whole, itemsize=itemsize, tiles=tiles) for whole in everything))
+    slots = max(batch.query_slots, batch.key_slots)
+    how = f"{batch.tokens:,} tokens, " + (f"{slots:,} slots in attention, " if slots > batch.tokens else "")
+    how += f"{'layer inputs and one layer' if checkpointing else f'{shape.num_layers} layers'}"
     how += ", one layer's gradients" + (f", MLP in tiles of {tiles:,}" if tiles else "")
     waiting = f.checkpoints_on_host(shape, batch.tokens, itemsize=itemsize) if learner.offload_checkpoints else 0
     parts = [
@@ -178,7 +218,7 @@ def _batch_parts(
         Part(name="last states", gpu=f.final_states(shape, batch.tokens, itemsize=itemsize), how="final norm, actions"),
     ]
     if role == "actor":
-        chunk = min(learner.logprob_chunk_tokens, everything.tokens)
+        chunk = min(learner.logprob_chunk_tokens, max(whole.tokens for whole in everything))
         head = f.head_gradient(shape, itemsize=itemsize) if learner.lora is None else 0
         parts.append(
             Part(
@@ -200,6 +240,13 @@ def _layer(shape: ModelShape, batch: Packed, *, itemsize: int, tiles: int) -> in
         mask_elements=batch.mask_elements,
         mlp_tile_tokens=tiles,
     )
+
+
+def _gradients(shape: ModelShape, batch: Packed, layer: int, *, itemsize: int, tiles: int) -> int:
+    """Gradients of one ``layer``: at the MLP's turn as much as its tensors, at attention's what a kernel on GPUs takes
+    in the place of the MLP's tensors, which are gone by then."""
+    gone = f.mlp_activations(shape, batch.tokens, itemsize=itemsize, tile_tokens=tiles)
+    return max(layer, f.attention_gradients(shape, batch.query_slots, itemsize=itemsize) - gone)
 
 
 def engine_role(config: Config, shape: ModelShape, *, gpu_memory: int | None) -> RolePlan:

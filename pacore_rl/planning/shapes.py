@@ -59,6 +59,16 @@ class ModelShape:
         return self.vocab_size * self.hidden_size
 
     @property
+    def gate_parameters(self) -> int:
+        """Of one layer's gate and up projections, over all experts: 2 H I (E)."""
+        return 2 * self.hidden_size * self.intermediate_size * max(1, self.num_experts)
+
+    @property
+    def largest_parameter(self) -> int:
+        """Elements of the largest tensor: the embedding, or with experts their gates, which are one tensor."""
+        return max(self.embedding_parameters, self.gate_parameters if self.num_experts else 0)
+
+    @property
     def trunk_parameters(self) -> int:
         """Everything but the output head: what the critic shares with the policy."""
         return self.embedding_parameters + self.num_layers * self._layer_parameters(self.num_experts)

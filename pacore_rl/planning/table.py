@@ -59,8 +59,10 @@ def _role_table(role: RolePlan, plan: Plan) -> Table:
     for part in role.parts:
         amounts = [] if cpu else [_gib(part.gpu)]
         table.add_row(part.name, *amounts, _gib(part.host), Text(part.how))
-    if (start := role.loading) is not None:
-        table.add_row(start.name, _gib(start.gpu), _gib(start.host), Text(start.how), style="dim")
+    for part in (role.loading, role.first):
+        if part is not None:
+            amounts = [] if cpu else [_gib(part.gpu)]
+            table.add_row(part.name, *amounts, _gib(part.host), Text(part.how), style="dim")
     return table
 
 
@@ -155,6 +157,7 @@ def _role_json(role: RolePlan) -> dict[str, Any]:
         "sleeping_host_bytes": role.asleep,
         "loading_gpu_bytes": role.loading.gpu if role.loading else 0,
         "loading_host_bytes": role.loading.host if role.loading else 0,
+        "first_rank_host_bytes": role.host_of_first,
         "parts": [
             {"name": part.name, "gpu_bytes": part.gpu, "host_bytes": part.host, "how": part.how} for part in role.parts
         ],

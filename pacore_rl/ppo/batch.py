@@ -30,6 +30,13 @@ ATTENTION_PARITY_TOKENS = 49_152
 """Row length at which causal attention costs as much as everything else in a layer: about 12 x hidden size (4,096 in an
 8B model), from 24 hidden^2 operations a token against 2 hidden x length. It only balances ranks; it changes no result.
 """
+MAX_SLOTS_PER_TOKEN = 8
+"""The rows of a micro-batch, shared prompts counted in each, have at most this many tokens for each of its budget: as
+many slots attention lays out (``engine.document_attention``). An 8B model, its layers recomputed, takes 1/18 of a
+token's memory for a slot, so a micro-batch that is full in both ways 1.4 times that of a row as long as the budget
+(``planning.formulas``). Prompts with longer responses than 1/7 of them are packed as without this bound; shorter
+responses take a few more micro-batches, each with the prompt again.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,9 +128,9 @@ def pack(
     """Micro-batches of the given rows for each rank: every row once, equal counts (``IDLE`` fills up).
 
     Rows stay grouped by prompt, are cut into groups of ranks of about equal cost, then into micro-batches of at most
-    ``micro_batch_tokens`` packed tokens a rank; a longer row goes alone. Ranks wait for each other in every micro-batch
-    under ZeRO-3, so those of a group come in falling order of cost. The ranks of a group are neighbours, and share
-    each micro-batch in slices.
+    ``micro_batch_tokens`` packed tokens a rank, and ``MAX_SLOTS_PER_TOKEN`` times as many slots; a longer row goes
+    alone. Ranks wait for each other in every micro-batch under ZeRO-3, so those of a group come in falling order of
+    cost. The ranks of a group are neighbours, and share each micro-batch in slices.
 
     Args:
         micro_batch_tokens: tokens of one rank, so that a group packs ``sequence_parallel`` times as many.
@@ -260,18 +267,20 @@ def _balance(
 def _fill(
     batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes], micro_batch_tokens: int
 ) -> list[list[int]]:
-    """Cut one rank's rows into micro-batches within the token budget."""
+    """Cut one rank's rows into micro-batches within the budget of tokens, and of slots that attention lays out."""
     micros: list[list[int]] = []
-    used = 0
+    used = num_slots = 0
+    max_slots = MAX_SLOTS_PER_TOKEN * micro_batch_tokens
     for row in ordered:
         shares = bool(micros) and prompt_of[micros[-1][-1]] == prompt_of[row]
-        added = _new_tokens(batch, row, shares)
-        if not micros or used + added > micro_batch_tokens:
+        added, whole = _new_tokens(batch, row, shares), _new_tokens(batch, row, shares_prompt=False)
+        if not micros or used + added > micro_batch_tokens or num_slots + whole > max_slots:
             micros.append([row])
-            used = _new_tokens(batch, row, shares_prompt=False)
+            used = num_slots = whole
         else:
             micros[-1].append(row)
             used += added
+            num_slots += whole
     return micros
 
 

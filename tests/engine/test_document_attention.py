@@ -126,6 +126,23 @@ def test_gradient_checkpointing_changes_nothing(tiny_model_dir: Path) -> None:
         torch.testing.assert_close(grads[1][name], grad, atol=1e-7, rtol=1e-5, msg=name)
 
 
+def test_a_micro_batch_is_laid_out_in_as_many_slots_as_its_budget_allows() -> None:
+    """64 answers of 5 tokens to a prompt of 320 were 20,736 slots; only their padding may exceed 8 x 640."""
+    rows, prompt = 64, np.arange(320, dtype=np.int32)
+    batch = ExperienceBatch(
+        token_ids=(np.append(prompt, np.arange(5, dtype=np.int32)),) * rows,
+        prompt_lengths_B=np.full(rows, 320, np.int32),
+        response_lengths_B=np.full(rows, 5, np.int32),
+        engine_logprobs_A=np.zeros(5 * rows, np.float32),
+        rewards_B=np.zeros(rows, np.float32),
+        weight_versions_A=np.zeros(5 * rows, np.int32),
+    )
+    (micros,) = pack(batch, range(rows), micro_batch_tokens=640, num_ranks=1)
+    plans = [plan_rows(micro.position_ids.astype(np.int64), CPU) for micro in micros]
+    slots = [sum(bucket.keys.tokens.numel() for bucket in plan.buckets) for plan in plans if plan is not None]
+    assert slots == [15 * 324] * 4 + [4 * 324] and max(slots) <= 8 * 640
+
+
 def test_plan_of_one_document_is_no_plan() -> None:
     assert plan_rows(np.arange(5), CPU) is None
 

@@ -50,6 +50,13 @@ def test_checkpointing_keeps_layer_inputs() -> None:
     assert f.activations(EIGHT_B, 1000, 10, itemsize=2, checkpointing=False, offloaded=False) == 37 * 1000
 
 
+def test_attentions_backward_pass_holds_more_than_its_rows() -> None:
+    """bf16, a slot of Qwen3-8B: 12 x 4,096 + 4 x 1,024 bytes, where rows of queries, keys and values take 20,480."""
+    assert f.attention_gradients(EIGHT_B, 10, itemsize=2) == 10 * (12 * 4096 + 4 * 1024)
+    args = {"itemsize": 2, "checkpointing": True, "offloaded": True}
+    assert f.activations(EIGHT_B, 1000, 10, **args, gradients=3000) == 4000
+
+
 def test_lora_counts_what_peft_adds() -> None:
     """A layer of Qwen3-1.7B at rank 1: in + out of q, k, v, o, gate, up, down."""
     shape = BUILT_IN["Qwen/Qwen3-1.7B"]

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pacore_rl.config import Config
@@ -15,12 +16,27 @@ from pacore_rl.planning.command import plan_recipe, read_size
 from pacore_rl.planning.formulas import GIB, GPU_PROCESS_HOST
 from pacore_rl.planning.plan import Hardware, make_plan
 from pacore_rl.planning.search import changed, mend
-from pacore_rl.planning.workload import Workload, assumed_workload, packed
+from pacore_rl.planning.workload import Workload, assumed_workload, largest_passes
+from pacore_rl.ppo.batch import pack, split_rows
 from pacore_rl.recipes import load_config
+from pacore_rl.types import ExperienceBatch
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 EIGHTY = 80 * GIB
+
+
+def make_batch(rows: list[tuple[list[int], list[int]]]) -> ExperienceBatch:
+    """A batch of (prompt, response) rows."""
+    lengths = np.array([len(response) for _, response in rows], np.int32)
+    return ExperienceBatch(
+        token_ids=tuple(np.array(prompt + response, np.int32) for prompt, response in rows),
+        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
+        response_lengths_B=lengths,
+        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
+        rewards_B=np.zeros(len(rows), np.float32),
+        weight_versions_A=np.zeros(lengths.sum(), np.int32),
+    )
 
 
 def recipe(name: str, *overrides: str) -> Config:
@@ -103,12 +119,52 @@ def test_no_setting_mends_a_gpu_that_is_far_too_small() -> None:
 
 
 def test_offloading_moves_bytes_and_loses_none() -> None:
+    """Under ZeRO-2: optimizer and stepped gradients go, and buffers are added that carry gradients there and back."""
     config = recipe("finetune/qwen3_1_7b_1gpu")
     there, here = make_plan(config, Hardware(gpu_memory=EIGHTY)), changed(config, {"actor.offload_optimizer": False})
     assert here is not None
     kept = make_plan(here, Hardware(gpu_memory=EIGHTY)).roles[0]
     moved = there.roles[0]
-    assert kept.gpu > moved.gpu and kept.gpu + kept.host_at_work == moved.gpu + moved.host_at_work
+    embedding, parameters = 151_936 * 2048, there.shape.policy_parameters
+    (buffers,) = (part for part in moved.parts if part.name == "offload")
+    assert (buffers.gpu, buffers.host) == (2 * embedding, 2 * (embedding + parameters))
+    total = kept.gpu + kept.host_at_work + buffers.gpu + buffers.host
+    assert kept.gpu > moved.gpu and total == moved.gpu + moved.host_at_work
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "dtype", "on_host"),
+    [(1, "bfloat16", False), (2, "bfloat16", False), (3, "bfloat16", True), (2, "float32", True)],
+)
+def test_where_gradients_add_up_beside_an_optimizer_on_the_host(zero_stage: int, dtype: str, on_host: bool) -> None:
+    """DeepSpeed's compact fp32 partition of ZeRO-2 is on the GPU whatever is offloaded: 4 bytes / ranks."""
+    layout = ["actor.offload_optimizer=true", f"actor.zero_stage={zero_stage}", f"model.dtype={dtype}"]
+    plan = make_plan(recipe("pacore_8b/stage1", *layout), Hardware(gpu_memory=EIGHTY))
+    (part,) = (part for part in plan.roles[0].parts if part.name == "gradients")
+    share = 4 * plan.shape.policy_parameters // 8
+    assert (part.gpu, part.host) == ((0, share) if on_host else (share, 0))
+
+
+def test_ranks_that_share_sequences_send_gradients_in_fp32() -> None:
+    """A bucket of 500 x 2^20, and 10^9 gathered weights with the head in bf16."""
+    plan = make_plan(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY))
+    (part,) = (part for part in plan.roles[0].parts if part.name == "collectives")
+    assert part.gpu == 4 * 500 * 2**20 + 2 * (10**9 + 151_936 * 4096)
+
+
+def test_offloaded_groups_of_zero_3_keep_their_gradients_each() -> None:
+    """Half of 8.19B is four times what is stepped at a time on a GPU; on the host all of it has gradients."""
+    plans = [
+        make_plan(
+            recipe(
+                "pacore_8b/stage1", "actor.num_ranks=2", "actor.sequence_parallel=2", f"actor.offload_optimizer={on}"
+            ),
+            Hardware(gpu_memory=EIGHTY),
+        )
+        for on in ("true", "false")
+    ]
+    there, here = (next(part for part in plan.roles[0].parts if part.name == "step") for plan in plans)
+    assert (there.host, here.gpu) == (4 * plans[0].shape.policy_parameters // 2, 4 * 10**9)
 
 
 def test_colocated_roles_share_their_gpus() -> None:
@@ -122,7 +178,31 @@ def test_colocated_roles_share_their_gpus() -> None:
     asleep = sum(role.asleep for role in plan.roles)
     assert asleep == actor.asleep + critic.asleep, "a sleeping engine drops its weights"
     at_work = sum(role.host_at_work for role in plan.roles)
-    assert plan.host_peak == 8 * (at_work + asleep) > there.host_peak
+    assert plan.host_peak == 8 * (at_work + asleep) + 2 * 2 * plan.shape.policy_parameters + 2 * 2561 > there.host_peak
+
+
+def test_a_host_of_several_roles_holds_them_all_and_the_weights_that_are_written() -> None:
+    """4 + 4 learners share a host of 8; rank 0 of each has a copy of all weights until the checkpoint is written."""
+    config = recipe("pacore_8b/rlvr", "model.rope_scaling={factor: 2.0}")
+    plan = make_plan(config, Hardware(gpu_memory=EIGHTY, num_gpus=64))
+    actor, critic, engine = plan.roles
+    weights = 2 * (plan.shape.policy_parameters + plan.shape.critic_parameters)
+    assert plan.host_peak == 4 * (actor.host + critic.host) + weights
+    large = make_plan(config, Hardware(gpu_memory=EIGHTY, num_gpus=64, gpus_per_host=16))
+    assert large.host_peak == plan.host_peak + 8 * engine.host, "the costliest first"
+
+
+def test_rank_0_of_experts_cuts_their_gates_apart_for_the_file() -> None:
+    shape = make_plan(recipe("rlvr_30b_a3b"), Hardware(gpu_memory=EIGHTY)).shape
+    first = make_plan(recipe("rlvr_30b_a3b"), Hardware(gpu_memory=EIGHTY)).roles[0].first
+    assert first is not None
+    assert first.host == 2 * shape.policy_parameters + 2 * 48 * 128 * 2 * 768 * 2048
+
+
+def test_on_cpus_every_process_and_both_copies_are_on_one_host() -> None:
+    plan = make_plan(recipe("quickstart"), Hardware(gpu_memory=None))
+    copies = 4 * (plan.shape.policy_parameters + plan.shape.critic_parameters)
+    assert plan.host_peak == sum(role.processes * role.host for role in plan.roles) + copies
 
 
 def test_colocated_sizes_must_be_equal() -> None:
@@ -172,25 +252,55 @@ class TestPacking:
     def test_the_quickstart(self) -> None:
         """512 rows, 16 prompts: each row adds 25 tokens and a 32nd of a prompt, all in one micro-batch of 16,384."""
         config = recipe("quickstart")
-        found = packed(config, config.actor, self.work, minibatches=1, cpu=True)
+        found, most = largest_passes(config, config.actor, self.work, minibatches=1, cpu=True)
         assert (found.rows, found.tokens) == (512, 512 * 25 + 16 * 100)
         assert found.key_slots == 512 * 125 and found.query_slots == found.tokens
+        assert (most.rows, most.tokens) == (512, 512 * 25 + 150 + 15 * 100), "one prompt is the longest"
+        assert most.key_slots == 512 * 25 + 32 * 150 + 480 * 100
 
     def test_mini_batches_part_rows_of_a_prompt(self) -> None:
         config = recipe("quickstart")
-        found = packed(config, config.critic, self.work, minibatches=4, cpu=True)
+        found, _ = largest_passes(config, config.critic, self.work, minibatches=4, cpu=True)
         assert (found.rows, found.tokens) == (128, 128 * 25 + 16 * 100)
 
     def test_a_long_row_goes_alone_and_is_shared_by_its_group(self) -> None:
         config = recipe("pacore_8b/stage1")
         work = assumed_workload(config)
         assert work.longest_row == 131_072
-        assert packed(config, config.actor, work, minibatches=1, cpu=False).tokens == 131_072 // 8
+        found, most = largest_passes(config, config.actor, work, minibatches=1, cpu=False)
+        assert (found.rows, found.tokens, found.query_slots) == (1, 131_072 // 8, 131_072 // 8)
+        assert (most.tokens, most.query_slots) == (16_384, 8 * 16_384), "short responses to prompts of 32,768"
 
     def test_whole_rows_on_gpus(self) -> None:
         config = recipe("quickstart")
-        found = packed(config, config.actor, self.work, minibatches=1, cpu=False)
-        assert found.query_slots == found.key_slots and found.mask_elements == 0
+        for found in largest_passes(config, config.actor, self.work, minibatches=1, cpu=False):
+            assert found.query_slots == found.key_slots and found.mask_elements == 0
+
+    @pytest.mark.parametrize("prompt", [3, 40, 320, 1200])
+    @pytest.mark.parametrize("layout", [(1, 1, 1), (4, 1, 1), (1, 2, 2), (2, 4, 2)])
+    def test_no_micro_batch_is_larger(self, prompt: int, layout: tuple[int, int, int]) -> None:
+        """Of real packings, however long the responses are: no more tokens and no more slots than planned."""
+        minibatches, ranks, shared = layout
+        ranks_of = {"num_ranks": ranks, "sequence_parallel": shared, "micro_batch_tokens": 640}
+        overrides = [f"actor.{key}={value}" for key, value in ranks_of.items()]
+        config = recipe("quickstart", "ppo.problems_per_step=8", "ppo.responses_per_problem=16", *overrides)
+        work = Workload(mean_prompt=prompt, longest_prompt=prompt, response=900, window=2100, measured=True)
+        planned = largest_passes(config, config.actor, work, minibatches=minibatches, cpu=False)
+        tokens, slots = (max(getattr(found, name) for found in planned) for name in ("tokens", "query_slots"))
+        rng = np.random.default_rng(0)
+        for median in (1, 5, 40, 200, 900):
+            lengths = np.clip(rng.lognormal(np.log(median), 0.7, 128), 1, 900).astype(int)
+            rows = [([i // 16] * prompt, [99] * int(length)) for i, length in enumerate(lengths)]
+            batch = make_batch(rows)
+            for part in split_rows(128, minibatches, seed=(0, 1)):
+                for micros in pack(batch, part, micro_batch_tokens=640, num_ranks=ranks, sequence_parallel=shared):
+                    for micro in micros:
+                        whole = micro.position_ids
+                        if micro.sequence_position_ids is not None:
+                            whole = micro.sequence_position_ids
+                        ends = np.append(np.flatnonzero(np.diff(whole) != 1), len(whole) - 1)
+                        assert micro.num_tokens <= tokens
+                        assert (whole[ends].astype(int) + 1).sum() / shared <= slots + 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pacore_rl.ppo.batch import IDLE, count_tokens, gather_flat, pack, scatter_flat, slices, split_rows
+from pacore_rl.ppo.batch import (
+    IDLE,
+    MAX_SLOTS_PER_TOKEN,
+    count_tokens,
+    gather_flat,
+    pack,
+    scatter_flat,
+    slices,
+    split_rows,
+)
 from pacore_rl.types import ExperienceBatch
 
 
@@ -77,6 +86,17 @@ def test_budget_restarts_a_document_with_its_prompt() -> None:
     assert second.slots.tolist() == [6, 7, 8]
 
 
+def test_short_responses_to_a_long_prompt_are_laid_out_a_few_at_a_time() -> None:
+    """320 + 64 x 4 tokens are within 640, but 64 rows of 324 are 32 times as many slots: 8 times are allowed."""
+    batch = make_batch([([1] * 320, [9] * 5)] * 64)
+    ((*micros,),) = pack(batch, range(64), micro_batch_tokens=640, num_ranks=1)
+    rows = [micro.num_actions // 5 for micro in micros]
+    assert rows == [15, 15, 15, 15, 4] and 15 * 324 <= MAX_SLOTS_PER_TOKEN * 640 < 16 * 324
+    assert [micro.num_tokens for micro in micros] == [320 + 4 * num for num in rows]
+    shared = pack(batch, range(64), micro_batch_tokens=320, num_ranks=2, sequence_parallel=2)
+    assert [len(own) for own in shared] == [5, 5], "a group has the slots of all its ranks"
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=24),
@@ -104,7 +124,9 @@ def test_every_action_once_within_budget(
     for micro in micros:
         np.testing.assert_array_equal(responses[micro.slots], micro.labels)
         rows_here = {int(np.searchsorted(np.cumsum(batch.response_lengths_B), slot, "right")) for slot in micro.slots}
+        laid_out = sum(len(batch.token_ids[row]) - 1 for row in rows_here)
         assert micro.num_tokens <= budget or len(rows_here) <= 1
+        assert laid_out <= MAX_SLOTS_PER_TOKEN * budget * shared_by or len(rows_here) <= 1
     for group in range(0, len(per_rank), shared_by):
         for together in zip(*per_rank[group : group + shared_by], strict=True):
             assert len({micro.num_tokens for micro in together}) == 1
