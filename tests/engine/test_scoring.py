@@ -139,6 +139,19 @@ def test_too_few_cpus_are_told(scorer: RayScorer) -> None:
         RayAnswers(RewardConfig(num_workers=8), start_timeout_seconds=1)
 
 
+def test_a_node_that_cannot_score_by_a_reward_is_told_at_the_start(scorer: RayScorer) -> None:
+    with pytest.raises(ValueError, match=r"cannot be scored on the node [\d.]+: .*absent_package"):
+        RayAnswers(RewardConfig(num_workers=1), start_timeout_seconds=60, rewards=["math", "absent_package:score"])
+    RayAnswers(RewardConfig(num_workers=1), start_timeout_seconds=60, rewards=["math"]).close()
+
+
+def test_as_many_workers_as_half_of_the_free_cpus(scorer: RayScorer) -> None:
+    assert scorer.num_workers == NUM_WORKERS
+    answers = RayAnswers(RewardConfig(), start_timeout_seconds=60)
+    assert answers.num_workers == 1, "two CPUs are free"
+    answers.close()
+
+
 def test_where_scoring_runs(scorer: RayScorer) -> None:
     assert scores_on_cluster(RewardConfig(placement="ray"))
     assert not scores_on_cluster(RewardConfig(placement="local"))
