@@ -28,6 +28,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "offload_checkpoints": True,
     },
     "ZeRO-1, optimizer on the host": {"num_ranks": 2, "zero_stage": 1, "offload_optimizer": True},
+    "ZeRO-1": {"num_ranks": 2, "zero_stage": 1},
     "ZeRO-2": {"num_ranks": 2, "zero_stage": 2},
     "ZeRO-3, all on the host": {
         "num_ranks": 2,
