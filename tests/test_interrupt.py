@@ -27,6 +27,7 @@ PHASES = {
     "pool": ("pool", "--out", "fresh_pool.jsonl", "--size", "2000"),
     "stage2": ("curate stage2", "--out", "stage2.jsonl"),
     "evaluation": ("evaluate", "--out", "evaluation.json"),
+    "quickstart": ("quickstart",),
 }
 """Name to the command that is interrupted in it."""
 
@@ -51,7 +52,8 @@ def test_an_interrupted_command_leaves_nothing_behind(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(resolved_yaml(config))
     command, *options = PHASES[phase]
-    arguments = [*command.split(), str(recipe), *options]
+    recipes = [] if command == "quickstart" else [str(recipe)]  # which has its own
+    arguments = [*command.split(), *recipes, *options]
     log = tmp_path / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
