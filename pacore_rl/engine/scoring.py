@@ -20,11 +20,11 @@ import queue
 import sys
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -45,6 +45,10 @@ ATTEMPTS = 3
 WAKE_SECONDS = 1.0
 """How often late workers are looked for."""
 CLOSE_SECONDS = 5.0
+SHARED_CHARS = 50_000
+"""A ground truth as long as this goes to Ray's object store."""
+MAX_SHARED = 64
+"""Of them, the latest; a step has a few problems, each with many responses."""
 ANSWERED_HERE = frozenset({"judge"})
 """Rewards that mostly wait for a server: its limits, its breaker and its memory are those of one process."""
 _logger = logging.getLogger(__name__)
@@ -96,6 +100,7 @@ class RayAnswers:
         self._here = LocalAnswers(config)
         self._inbox: queue.SimpleQueue[_Job | _Ended | None] = queue.SimpleQueue()
         self._waiting: deque[_Job] = deque()
+        self._shared: OrderedDict[str, Any] = OrderedDict()
         self._closing = threading.Lock()
         self._is_closed = False
         shares = _shares(self.num_workers)
@@ -204,7 +209,20 @@ class RayAnswers:
             job.attempts += 1
             job.deadline = time.monotonic() + self._attempt_seconds((job.question.reward,))
             worker.jobs.add(job)
-            self._watch(worker, job, worker.handle.answer.remote(job.question))
+            question, ground_truth = self._sent(job.question)
+            self._watch(worker, job, worker.handle.answer.remote(question, ground_truth))
+
+    def _sent(self, question: Question) -> tuple[Question, Any]:
+        """A question as it travels: a large test suite, which many programs share, is fetched by each node once."""
+        ground_truth = question.ground_truth
+        if len(ground_truth) < SHARED_CHARS:
+            return question, None
+        if ground_truth not in self._shared:
+            self._shared[ground_truth] = ray.put(ground_truth)
+        self._shared.move_to_end(ground_truth)
+        while len(self._shared) > MAX_SHARED:
+            self._shared.popitem(last=False)
+        return replace(question, ground_truth=""), self._shared[ground_truth]
 
     def _attempt_seconds(self, names: Iterable[str]) -> float:
         """Of one worker with one question: it and its children may have to start first."""

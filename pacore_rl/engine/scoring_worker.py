@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import ray
 
@@ -28,8 +29,14 @@ class ScoringWorker:
         self._config = config
         self._answers = LocalAnswers(config)
 
-    def answer(self, question: Question) -> Verdict:
-        """Its verdict; failures of the answer's own kind (a sandbox, a checker) are verdicts too."""
+    def answer(self, question: Question, ground_truth: str | None = None) -> Verdict:
+        """Its verdict; failures of the answer's own kind (a sandbox, a checker) are verdicts too.
+
+        Args:
+            ground_truth: the question's, where it travelled apart.
+        """
+        if ground_truth is not None:
+            question = replace(question, ground_truth=ground_truth)
         return self._answers.submit(question).result()  # the controller limits this wait, and kills who exceeds it
 
     def unready(self, rewards: Sequence[str]) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ import ray
 from local_ray import local_ray
 
 from pacore_rl.config import CustomRewardConfig, RewardConfig
-from pacore_rl.engine.scoring import THREADS_PER_WORKER, RayAnswers, RayScorer, scores_on_cluster
+from pacore_rl.engine.scoring import SHARED_CHARS, THREADS_PER_WORKER, RayAnswers, RayScorer, scores_on_cluster
 from pacore_rl.interfaces import Scorer
 from pacore_rl.types import Finish, Problem, Turn
 
@@ -95,6 +96,16 @@ def test_verdicts_come_in_order_and_equal_questions_are_asked_once(scorer: RaySc
     assert [verdict.outcome for verdict in verdicts] == ["scored"] * 6 + ["truncated"]
     assert verdicts[5] is verdicts[1], "asked once and remembered"
     assert len(scorer._asked) == 4
+
+
+def test_a_large_suite_is_sent_once_for_all_programs(scorer: RayScorer) -> None:
+    suite = [[f"{n} {'1' * 200}", str(n + int("1" * 200))] for n in range(200)]
+    tests = json.dumps({"kind": "stdin", "tests": suite})
+    assert len(tests) > SHARED_CHARS
+    program = "```python\n# {}\na, b = map(int, input().split())\nprint(a {} b)\n```"
+    items = [item(tests, program.format(n, "+" if n < 3 else "-"), "code") for n in range(4)]
+    assert [scorer.score([each]).result()[0].correct for each in items] == [True] * 3 + [False]
+    assert list(scorer._answers._shared) == [tests]
 
 
 def test_a_worker_killed_at_work_loses_nothing_and_repeats_nothing(scorer: RayScorer, tmp_path: Path) -> None:
