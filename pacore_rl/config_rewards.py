@@ -69,7 +69,7 @@ class RewardConfig(Section):
 
     num_workers: Positive | None = None
     """Responses scored at once, each in a process that can be killed; a CPU for each. null: as many as this machine has
-    cores, and on a cluster half of the CPUs that the run leaves free."""
+    cores, 64 at most, and on a cluster half of the CPUs that the run leaves free on each node."""
     placement: Literal["auto", "local", "ray"] = "auto"
     """Where they run: in this process's children (local), on any node of the cluster (ray); auto: ray where the cluster
     has several nodes and num_workers CPUs to spare, or, where that is null, more for it than this machine has cores."""

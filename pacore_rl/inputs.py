@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import Config, DataConfig, RewardConfig
 from pacore_rl.problems import load_problems
 from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.ground_truths import check_ground_truths
+from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.pool_shards import load_messages
 from pacore_rl.training_sets import NOT_SCORED, TrainingSet, load_training_set, training_files
@@ -52,6 +54,8 @@ class TrainingData:
     problems: tuple[Problem, ...]
     pool: Mapping[str, Sequence[PoolMessage]]
     """By problem id; empty for plain RLVR."""
+    new_verdicts: tuple[tuple[Sequence[str], Mapping[str, Any]], ...] = ()
+    """Of messages that came without one, for ``keep_verdicts``."""
 
 
 def data_files(data: DataConfig) -> list[Path]:
@@ -103,14 +107,19 @@ def load_training_data(config: Config) -> TrainingData:
             f"{len(without)} of {len(found.problems)} problems in {data.path} have no message (first: {without[0]}); "
             "write the set anew with `pacore-rl curate stage1`, or train without messages (synthesis.max_messages=0)."
         )
-    return TrainingData(problems=found.problems, pool=_scored(found, config))
+    return _scored(found, config)
 
 
-def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, ...]]:
+def keep_verdicts(config: Config, data: TrainingData) -> None:
+    """Put the verdicts of messages that came without one into the run's folder: its next start does not score them
+    again. To be called by the one process that works in the folder."""
+    KeyedLog.open(config.run_dir / MESSAGE_VERDICTS).put_all([(key, dict(value)) for key, value in data.new_verdicts])
+
+
+def _scored(found: TrainingSet, config: Config) -> TrainingData:
     """The messages; those that came without a verdict are scored, as an answer of the model would be.
 
-    The run's folder keeps the verdicts: a run that is started again does not score them again. What failed through our
-    fault is not kept.
+    Not kept are failures of ours, and verdicts of the user's own functions, which may have changed.
     """
     by_id = {problem.id: problem for problem in found.problems}
     bare = [
@@ -120,10 +129,15 @@ def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, 
         if message.verdict is NOT_SCORED
     ]
     if not bare:
-        return found.messages
+        return TrainingData(problems=found.problems, pool=found.messages)
     kept = KeyedLog.open(config.run_dir / MESSAGE_VERDICTS)
     rules = config.reward.model_dump_json(exclude={"num_workers", "placement"})
-    keys = [[p.id, p.reward, p.ground_truth, message.text, message.finish, rules] for p, message in bare]
+    names = [config.reward.custom.name or problem.reward for problem, _ in bare]
+    keys = [
+        [name, _context(name, problem), problem.ground_truth, message.text, message.finish, rules]
+        for name, (problem, message) in zip(names, bare, strict=True)
+    ]
+    new: list[tuple[Sequence[str], Mapping[str, Any]]] = []
     verdicts = [None if (value := kept.get(key)) is None else Verdict(**value) for key in keys]
     left = [number for number, verdict in enumerate(verdicts) if verdict is None]
     with open_scorer(config.reward) as scorer, ProgressReport("messages scored", len(left)) as report:
@@ -131,9 +145,10 @@ def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, 
             batch = left[start : start + _SCORED_TOGETHER]
             items: list[tuple[Problem, str, Finish]] = [(p, m.text, m.finish) for p, m in (bare[i] for i in batch)]
             came = dict(zip(batch, scorer.score(items).result(), strict=True))
-            kept.put_all([(keys[i], asdict(came[i])) for i in batch if not came[i].outcome.endswith("_error")])
             for number, verdict in came.items():
                 verdicts[number] = verdict
+                if ":" not in names[number] and not verdict.outcome.endswith("_error"):
+                    new.append((keys[number], asdict(verdict)))
             report.advance(len(batch))
     following = iter(verdicts)
 
@@ -144,7 +159,13 @@ def _scored(found: TrainingSet, config: Config) -> dict[str, tuple[PoolMessage, 
         assert verdict is not None, "every message was scored"
         return replace(message, verdict=verdict)
 
-    return {problem_id: tuple(map(scored, messages)) for problem_id, messages in found.messages.items()}
+    pool = {problem_id: tuple(map(scored, messages)) for problem_id, messages in found.messages.items()}
+    return TrainingData(problems=found.problems, pool=pool, new_verdicts=tuple(new))
+
+
+def _context(reward: str, problem: Problem) -> str:
+    context = reward_of(reward).context
+    return "" if context is None else context(problem)
 
 
 def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMessage, ...]]:

@@ -87,7 +87,7 @@ def latest(config: Config) -> Checkpoint | None:
     if checkpoint is None and (damaged := step_folders(own)):
         raise ValueError(
             f"none of the {len(damaged)} checkpoints in {own} is whole (see above). Put their files back; or begin "
-            "anew under another name (run.name=...), from model.path=PATH of weights that you trust."
+            "anew in another folder (run.name=..., a quickstart's --out), from weights that you trust."
         )
     if checkpoint is None and (origin := _origin(config)) is not None:
         return open_checkpoint(origin)

@@ -18,7 +18,7 @@ from pacore_rl.curation_runs import online_writer
 from pacore_rl.evaluation.held_out_set import HeldOut, load_held_out
 from pacore_rl.evaluation.report import save_report
 from pacore_rl.evaluation.table import report_table
-from pacore_rl.inputs import TrainingData, load_training_data
+from pacore_rl.inputs import TrainingData, keep_verdicts, load_training_data
 from pacore_rl.interfaces import Engine, MetricSink, SampleSink
 from pacore_rl.preflight import check_room, check_run
 from pacore_rl.problems import write_atomically
@@ -61,13 +61,14 @@ def _train(config: Config, data: TrainingData, held_out: HeldOut | None, resume:
     fingerprints = data_fingerprints(data.problems, data.pool)
     checkpoint = prepare_resume(config, resume, fingerprints)
     run_dir = prepare_run_dir(config, goes_on=resume is not None)
+    keep_verdicts(config, data)
     if checkpoint is not None and checkpoint.manifest.step >= config.trainer.steps:
         console.print(f"  all {config.trainer.steps} steps (trainer.steps) are done", highlight=False)
         return run_dir
     with open_sinks(config) as sinks, open_store(config, fingerprints) as store:
 
         def attempt(engine: Engine, start: Checkpoint | None) -> None:
-            with open_run_scorer(config, data.problems) as scorer:
+            with open_run_scorer(config, [*data.problems, *(held_out.problems if held_out else ())]) as scorer:
                 Trainer(
                     config=config,
                     engine=engine,

@@ -92,6 +92,32 @@ def test_every_phase_runs_and_a_quickstart_that_was_cut_off_goes_on(
         run_smallest(tmp_path, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("run.name=short", "--out names its folder"),
+        ("run={name: short}", "--out names its folder"),
+        ("trainer.steps=10", "--preset says"),
+        ("data.pool=mine.jsonl", "trains on yours"),
+    ],
+)
+def test_settings_that_follow_from_its_options_are_refused(tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"is not for a quickstart's overrides: .*{told}"):
+        quickstart.run(out=tmp_path / "quickstart", overrides=[override])
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_where_no_checkpoint_is_whole_it_is_refused_and_nothing_undone(tmp_path: Path) -> None:
+    overrides = ["logging.wandb_project=null"]
+    config = quickstart.configuration(tmp_path / "quickstart", seed=0, overrides=overrides)
+    quickstart.take_up(config, "smoke")
+    (config.run_dir / "metrics.jsonl").write_text('{"schema": 1, "step": 1}\n')
+    (config.run_dir / "checkpoints" / "step_000001").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"none of the 1 checkpoints .* is whole.*--out"):
+        quickstart.run(out=tmp_path / "quickstart", preset="smoke", overrides=overrides)
+    assert (config.run_dir / "metrics.jsonl").read_text()
+
+
 def run_smallest(tmp_path: Path, seed: int = 0) -> Path:
     return quickstart.run(
         out=tmp_path / "quickstart",

@@ -21,7 +21,7 @@ from typing import Any
 
 from pacore_rl.checkpoints.files import WrittenFile, damage
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 _NAME = re.compile(r"step_(\d{6,})")
 _log = logging.getLogger(__name__)

@@ -194,5 +194,6 @@ def learning_rate(config: Config, role: Role, iteration: int, minibatch: int) ->
         iteration -= config.ppo.critic_warmup_steps
     else:
         settings, per_iteration = config.critic, config.ppo.critic_minibatches
+    assert iteration > 0, "a frozen actor makes no step"
     num_steps = (iteration - 1) * per_iteration + minibatch
     return settings.learning_rate * min(1.0, num_steps / max(settings.warmup_steps, 1))

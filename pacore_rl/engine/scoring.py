@@ -21,13 +21,14 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from pacore_rl.config import Config, RewardConfig
@@ -94,16 +95,16 @@ class RayAnswers:
     """
 
     def __init__(self, config: RewardConfig, *, start_timeout_seconds: float, rewards: Collection[str] = ()) -> None:
-        self.num_workers = config.num_workers or spare_workers()
+        shares = _shares(config.num_workers) if config.num_workers else spare_shares()
+        self.num_workers = sum(shares)
         self._config = config = config.model_copy(update={"num_workers": self.num_workers})
         self._start_timeout_seconds = start_timeout_seconds
-        self._here = LocalAnswers(config)
+        self._here = LocalAnswers(config.model_copy(update={"num_workers": min(self.num_workers, num_cores())}))
         self._inbox: queue.SimpleQueue[_Job | _Ended | None] = queue.SimpleQueue()
         self._waiting: deque[_Job] = deque()
         self._shared: OrderedDict[str, Any] = OrderedDict()
         self._closing = threading.Lock()
         self._is_closed = False
-        shares = _shares(self.num_workers)
         offered = ray.cluster_resources().get("CPU", 0.0)
         if offered < self.num_workers:
             raise ValueError(
@@ -113,7 +114,6 @@ class RayAnswers:
         self._workers = [self._start(number, threads) for number, threads in enumerate(shares)]
         try:
             ray.get([worker.handle.pid.remote() for worker in self._workers], timeout=start_timeout_seconds)
-            self._require_ready(rewards)
         except GetTimeoutError as error:
             self._kill_workers()
             raise ValueError(
@@ -125,13 +125,26 @@ class RayAnswers:
         except BaseException:
             self._kill_workers()
             raise
+        try:
+            self._require_ready(rewards)
+        except BaseException:
+            self._kill_workers()
+            raise
         self._thread = threading.Thread(target=self._serve, name="scoring", daemon=True)
         self._thread.start()
 
     def _require_ready(self, rewards: Collection[str]) -> None:
         """Sandboxes, for instance, depend on a node's kernel; after a whole generation it is late to learn of it."""
         asked = [worker.handle.unready.remote(sorted(rewards)) for worker in self._workers]
-        for host, complaint in ray.get(asked, timeout=self._start_timeout_seconds):
+        try:
+            answers = ray.get(asked, timeout=self._start_timeout_seconds)
+        except GetTimeoutError as error:
+            raise ValueError(
+                f"some node did not say within {self._start_timeout_seconds:.0f} s (cluster.start_timeout_seconds) "
+                f"whether it can score by {', '.join(sorted(rewards))}; look for a busy node, raise the limit, or set "
+                "reward.placement=local."
+            ) from error
+        for host, complaint in answers:
             if complaint is not None:
                 raise ValueError(f"rewards cannot be scored on the node {host}: {complaint}")
 
@@ -338,13 +351,16 @@ def scores_on_cluster(reward: RewardConfig) -> bool:
     if sum(node["Alive"] for node in ray.nodes()) < 2:
         return False
     if reward.num_workers is None:
-        return spare_workers() > num_cores()
+        return sum(spare_shares()) > num_cores()
     return ray.available_resources().get("CPU", 0.0) >= reward.num_workers
 
 
-def spare_workers() -> int:
-    """Half of the cluster's CPUs that nobody has reserved: engines and learners use more than the one they reserve."""
-    return max(1, int(ray.available_resources().get("CPU", 0.0)) // 2)
+def spare_shares() -> list[int]:
+    """Threads of each worker where no number is set: of every node, half of the CPUs that nobody has reserved, since
+    engines and learners use more than the one they reserve."""
+    nodes: Mapping[str, Mapping[str, float]] = available_resources_per_node()
+    shares = [share for free in nodes.values() for share in _shares(int(free.get("CPU", 0.0)) // 2)]
+    return shares or [1]
 
 
 def _shares(num_threads: int) -> list[int]:

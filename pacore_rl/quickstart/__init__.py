@@ -14,9 +14,10 @@ chain finished that way; PPO has to find out that it pays.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
-from pacore_rl.checkpoints.manifest import Checkpoint, latest_checkpoint
+from pacore_rl.checkpoints.manifest import Checkpoint
 from pacore_rl.config import Config
 from pacore_rl.engine.cluster import open_engine
 from pacore_rl.engine.scoring import open_run_scorer
@@ -24,7 +25,7 @@ from pacore_rl.problems import write_atomically
 from pacore_rl.quickstart.phases import PLANS, Quickstart
 from pacore_rl.recipes import load_config, resolved_yaml
 from pacore_rl.reporting.terminal import console
-from pacore_rl.resuming import go_back_to, say
+from pacore_rl.resuming import go_back_to, latest, say
 from pacore_rl.run_lock import run_lock
 from pacore_rl.runs import open_sinks, prepare_run_dir
 from pacore_rl.tokenizer import load_tokenizer
@@ -48,13 +49,26 @@ def run(
     Raises:
         ValueError: an unknown preset, a setting that is not for overrides, or a folder that holds another run.
     """
-    for setting in overrides:
-        key = setting.partition("=")[0].strip()
-        for name, told in NOT_OVERRIDDEN.items():
-            if f"{key}.".startswith(f"{name}."):
-                raise ValueError(f"{key} is not for a quickstart's overrides: {told}.")
     if preset not in PLANS:
         raise ValueError(f"preset {preset!r} is unknown; choose one of {', '.join(PLANS)}.")
+    config = configuration(out, seed=seed, overrides=overrides)
+    if (config.run_dir / "summary.json").exists():
+        console.print(
+            f"{config.run_dir} holds a finished quickstart: here is its table. Another --out makes a new one.\n"
+        )
+        console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
+        return config.run_dir
+    with run_lock(config.run_dir):
+        run_phases(config, preset)
+    return config.run_dir
+
+
+def configuration(out: Path, *, seed: int, overrides: Sequence[str]) -> Config:
+    """Its recipe, with what follows from its options.
+
+    Raises:
+        ValueError: an override of that.
+    """
     # The shipped model is found from any current directory; an override still wins, because it comes later.
     settings = [f"model.path={RECIPES / 'tiny_base'}", f"run.seed={seed}"]
     settings += [f"run.output_dir={out.parent}", f"run.name='{out.name}'"]
@@ -65,16 +79,11 @@ def run(
         "held_out_pool": "held_out_pool",
     }
     settings += [f"data.{key}={out}/data/{file}.jsonl" for key, file in files.items()]
-    config = load_config(RECIPES / "quickstart.yaml", [*settings, *overrides])
-    if (config.run_dir / "summary.json").exists():
-        console.print(
-            f"{config.run_dir} holds a finished quickstart: here is its table. Another --out makes a new one.\n"
-        )
-        console.print((config.run_dir / "table.md").read_text(), markup=False, soft_wrap=True)
-        return config.run_dir
-    with run_lock(config.run_dir):
-        run_phases(config, preset)
-    return config.run_dir
+    own, config = (load_config(RECIPES / "quickstart.yaml", given) for given in (settings, [*settings, *overrides]))
+    for key, remedy in NOT_OVERRIDDEN.items():
+        if attrgetter(key)(own) != attrgetter(key)(config):
+            raise ValueError(f"{key} is not for a quickstart's overrides: {remedy}.")
+    return config
 
 
 def run_phases(config: Config, preset: str) -> None:
@@ -120,6 +129,6 @@ def take_up(config: Config, preset: str) -> tuple[bool, Checkpoint | None]:
     if not goes_on:
         return False, None
     say("going on with what is in the folder")
-    checkpoint = latest_checkpoint(config.run_dir / "checkpoints", say)
+    checkpoint = latest(config)
     go_back_to(config, checkpoint)
     return True, checkpoint

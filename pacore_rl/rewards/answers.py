@@ -39,6 +39,9 @@ class Answers(Protocol):
 class LocalAnswers:
     """``reward.num_workers`` threads of this process, by default one a core; their children start when first needed."""
 
+    MOST = 64
+    """Threads by default: each may hold a sandbox, and on hosts of GPUs the engines need cores and memory too."""
+
     def __init__(self, config: RewardConfig) -> None:
         self.tools = Tools(
             config=config,
@@ -47,7 +50,7 @@ class LocalAnswers:
             judge=Judge(config.judge),
             sandboxes=OpenSandboxes(),
         )
-        self.num_workers = config.num_workers or num_cores()
+        self.num_workers = config.num_workers or min(num_cores(), self.MOST)
         self._threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="scorer")
 
     def submit(self, question: Question) -> Future[Verdict]:

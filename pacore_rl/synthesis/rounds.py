@@ -53,7 +53,8 @@ class ProblemRounds:
 
     @property
     def shown(self) -> tuple[tuple[str, ...], ...]:
-        """[R - 1][at most K_r]: the messages of each round before the closing one, as the next prompt listed them."""
+        """[R - 1][at most K_r]: the messages of each round before the closing one, as the next prompt listed them.
+        A round that was cut before anything ended has those of the round before it."""
         return tuple(call.messages for call in self.calls if call.round_index > 0)
 
     @property

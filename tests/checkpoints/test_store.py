@@ -213,6 +213,6 @@ def test_a_manifest_of_another_release_is_not_guessed_at(store: CheckpointStore)
     store.finish()
     path = store.folder / "step_000001" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(ValueError, match="its schema is not 1"):
+    with pytest.raises(ValueError, match="its schema is not 2"):
         open_checkpoint(path.parent)
     assert isinstance(latest_checkpoint(store.folder, lambda _: None), Checkpoint | None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from data_curation.problem_set import CurationPaths, curate_problems
 from data_curation.stage_sets import load_stage_reports
 from pacore_rl.config import Config
 from pacore_rl.curation_stages import make_stage1
-from pacore_rl.inputs import MESSAGE_VERDICTS, load_training_data
+from pacore_rl.inputs import MESSAGE_VERDICTS, keep_verdicts, load_training_data
 from pacore_rl.synthesis.pool_shards import open_pool
 from pacore_rl.training_sets import NOT_SCORED, load_training_set
 from pacore_rl.types import PoolMessage, Verdict
@@ -135,16 +136,18 @@ class TestReleasedSets:
     def test_their_verdicts_are_kept_for_the_next_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config = self.config(tmp_path / "set", "It is \\boxed{7}.", "It is \\boxed{8}.")
         first = load_training_data(config)
+        assert not config.run_dir.exists(), "the run's folder is another process's, perhaps"
+        keep_verdicts(config, first)
 
         def score_nothing(*_: object) -> None:
             raise AssertionError("they were scored again")
 
         with monkeypatch.context() as patched:
             patched.setattr("pacore_rl.rewards.scorer.RuleScorer.score", score_nothing)
-            assert load_training_data(config) == first
+            assert load_training_data(config) == replace(first, new_verdicts=())
         strict = config.model_copy(update={"reward": config.reward.model_copy(update={"timeout_seconds": 4.0})})
         assert len((config.run_dir / MESSAGE_VERDICTS).read_text().splitlines()) == 2
-        load_training_data(strict)
+        keep_verdicts(strict, load_training_data(strict))
         assert len((config.run_dir / MESSAGE_VERDICTS).read_text().splitlines()) == 4, "other rules, other verdicts"
 
     def test_a_problem_without_messages_is_refused_unless_none_are_drawn(self, tmp_path: Path) -> None:
