@@ -15,14 +15,15 @@ import ray
 
 from pacore_rl.checkpoints.files import WrittenFile
 from pacore_rl.config import Config, LearnerConfig
-from pacore_rl.engine.learner_passes import Minibatch, Role, StepResult, learning_rate
+from pacore_rl.engine.learner_passes import Role, StepResult, learning_rate
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.shares import cut_minibatches, flat, pack_for, total
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, locate
 from pacore_rl.interfaces import Pending
 from pacore_rl.ppo.advantages import explained_variance
-from pacore_rl.ppo.batch import Int64, MicroBatch, count_tokens, gather_flat, pack, scatter_flat, split_rows
+from pacore_rl.ppo.batch import MicroBatch, count_tokens
 from pacore_rl.types import ExperienceBatch, Float32
 
 T = TypeVar("T")
@@ -225,8 +226,8 @@ class ActorGroup(LearnerGroup):
         per_rank = self._pack(batch)
 
         def finish(results: list[list[tuple[Float32, Float32]]]) -> tuple[Float32, Float32]:
-            log_probs = _flat(per_rank, [[pair[0] for pair in parts] for parts in results], batch.num_actions)
-            entropies = _flat(per_rank, [[pair[1] for pair in parts] for parts in results], batch.num_actions)
+            log_probs = flat(per_rank, [[pair[0] for pair in parts] for parts in results], batch.num_actions)
+            entropies = flat(per_rank, [[pair[1] for pair in parts] for parts in results], batch.num_actions)
             return log_probs, entropies
 
         return self._command("log_probs", [(micros,) for micros in per_rank], finish)
@@ -248,11 +249,11 @@ class ActorGroup(LearnerGroup):
             minibatches,
             step,
             lambda results, num_actions: {
-                "loss": _total(results, "loss") / minibatches,
-                "clip_share": _total(results, "clipped") / num_actions,
-                "approx_kl": _total(results, "kl") / num_actions,
-                "ratio_mean": _total(results, "ratio") / num_actions,
-                "entropy": _total(results, "entropy") / num_actions,
+                "loss": total(results, "loss") / minibatches,
+                "clip_share": total(results, "clipped") / num_actions,
+                "approx_kl": total(results, "kl") / num_actions,
+                "ratio_mean": total(results, "ratio") / num_actions,
+                "entropy": total(results, "entropy") / num_actions,
                 "ratio_max": max(result.ratio_max for result in results),
             },
         )
@@ -267,7 +268,7 @@ class CriticGroup(LearnerGroup):
         return self._command(
             "values",
             [(micros,) for micros in per_rank],
-            lambda results: _flat(per_rank, results, batch.num_actions),
+            lambda results: flat(per_rank, results, batch.num_actions),
         )
 
     def update(
@@ -287,8 +288,8 @@ class CriticGroup(LearnerGroup):
             minibatches,
             step,
             lambda results, num_actions: {
-                "loss": _total(results, "loss") / minibatches,
-                "clip_share": _total(results, "clipped") / num_actions,
+                "loss": total(results, "loss") / minibatches,
+                "clip_share": total(results, "clipped") / num_actions,
                 "explained_variance_before": explained,
             },
         )
@@ -302,55 +303,3 @@ def start_actor(config: Config, device: Device) -> ActorGroup:
 def start_critic(config: Config, device: Device) -> CriticGroup:
     """Start the critic's ranks; ``wait_ready`` waits for them."""
     return CriticGroup.start("critic", config, device)
-
-
-def pack_for(
-    settings: LearnerConfig, batch: ExperienceBatch, rows: Sequence[int] | Int64
-) -> tuple[tuple[MicroBatch, ...], ...]:
-    """Micro-batches of the given rows for each rank of a learner."""
-    return pack(
-        batch,
-        rows,
-        micro_batch_tokens=settings.micro_batch_tokens,
-        num_ranks=settings.num_ranks,
-        sequence_parallel=settings.sequence_parallel,
-    )
-
-
-def cut_minibatches(
-    settings: LearnerConfig,
-    batch: ExperienceBatch,
-    old_A: Float32,
-    targets_A: Float32,
-    num_minibatches: int,
-    *,
-    seed: Sequence[int],
-) -> list[list[Minibatch]]:
-    """Each rank's part of every optimizer step; arguments as in ``Minibatch`` and ``ppo.batch.split_rows``."""
-    per_rank: list[list[Minibatch]] = [[] for _ in range(settings.num_ranks)]
-    for rows in split_rows(batch.num_rows, num_minibatches, seed=seed):
-        num_actions = int(batch.response_lengths_B[rows].sum())
-        for minibatches, micros in zip(per_rank, pack_for(settings, batch, rows), strict=True):
-            minibatches.append(
-                Minibatch(
-                    micro_batches=micros,
-                    old=tuple(gather_flat(old_A, micro) for micro in micros),
-                    targets=tuple(gather_flat(targets_A, micro) for micro in micros),
-                    num_actions=num_actions,
-                )
-            )
-    return per_rank
-
-
-def _flat(per_rank: Sequence[Sequence[MicroBatch]], parts: Sequence[Sequence[Float32]], num_actions: int) -> Float32:
-    """Every rank's parts as one [A] array."""
-    pairs = [
-        (micro, part)
-        for micros, own in zip(per_rank, parts, strict=True)
-        for micro, part in zip(micros, own, strict=True)
-    ]
-    return scatter_flat(pairs, num_actions)
-
-
-def _total(results: Sequence[StepResult], name: str) -> float:
-    return sum(result.sums[name] for result in results)

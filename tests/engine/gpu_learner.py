@@ -18,9 +18,9 @@ import torch
 from learner_helpers import config_of, experience
 
 from pacore_rl.config import Config
-from pacore_rl.engine.learner import cut_minibatches, pack_for
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.shares import cut_minibatches, pack_for
 from pacore_rl.ppo.batch import scatter_flat
 from pacore_rl.types import ExperienceBatch, Float32
 

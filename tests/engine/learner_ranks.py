@@ -21,11 +21,11 @@ import torch.distributed as dist
 from pacore_rl.checkpoints.learner_files import KINDS
 from pacore_rl.config import Config
 from pacore_rl.engine import state_offload
-from pacore_rl.engine.learner import cut_minibatches, pack_for
 from pacore_rl.engine.learner_passes import Role
 from pacore_rl.engine.learner_state import copy_pieces
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.shares import cut_minibatches, pack_for
 from pacore_rl.ppo.batch import scatter_flat
 from pacore_rl.types import ExperienceBatch, Float32
 

@@ -17,10 +17,11 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from pacore_rl.checkpoints.files import damage
 from pacore_rl.config import Config, ModelConfig
-from pacore_rl.engine.learner import ActorGroup, CriticGroup, pack_for, start_actor, start_critic
+from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start_critic
 from pacore_rl.engine.learner_passes import learning_rate
 from pacore_rl.engine.models import PolicyModule, load_critic, load_policy
 from pacore_rl.engine.placement import Device
+from pacore_rl.engine.shares import pack_for
 from pacore_rl.engine.whereabouts import locate
 from pacore_rl.ppo.advantages import normalize_advantages
 from pacore_rl.ppo.batch import pack

@@ -14,8 +14,8 @@ from learner_helpers import config_of
 from learner_ranks import CPU, fork_context, make_batch
 
 from pacore_rl.config import Config
-from pacore_rl.engine.learner import cut_minibatches, pack_for
 from pacore_rl.engine.learner_worker import LearnerWorker
+from pacore_rl.engine.shares import cut_minibatches, pack_for
 from pacore_rl.ppo.batch import scatter_flat
 
 BATCH = make_batch()

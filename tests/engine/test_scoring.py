@@ -16,7 +16,8 @@ import ray
 from local_ray import local_ray
 
 from pacore_rl.config import CustomRewardConfig, RewardConfig
-from pacore_rl.engine.scoring import SHARED_CHARS, THREADS_PER_WORKER, RayAnswers, RayScorer, scores_on_cluster
+from pacore_rl.engine.ray_answers import SHARED_CHARS, THREADS_PER_WORKER, RayAnswers
+from pacore_rl.engine.scoring import RayScorer, scores_on_cluster
 from pacore_rl.interfaces import Scorer
 from pacore_rl.types import Finish, Problem, Turn
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import make_batch
 
 from pacore_rl.config import Config
 from pacore_rl.planning.command import plan_recipe, read_size
@@ -19,24 +20,10 @@ from pacore_rl.planning.search import changed, mend
 from pacore_rl.planning.workload import Workload, assumed_workload, largest_passes
 from pacore_rl.ppo.batch import pack, split_rows
 from pacore_rl.recipes import load_config
-from pacore_rl.types import ExperienceBatch
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 EIGHTY = 80 * GIB
-
-
-def make_batch(rows: list[tuple[list[int], list[int]]]) -> ExperienceBatch:
-    """A batch of (prompt, response) rows."""
-    lengths = np.array([len(response) for _, response in rows], np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(np.array(prompt + response, np.int32) for prompt, response in rows),
-        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
-        response_lengths_B=lengths,
-        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
-        rewards_B=np.zeros(len(rows), np.float32),
-        weight_versions_A=np.zeros(lengths.sum(), np.int32),
-    )
 
 
 def recipe(name: str, *overrides: str) -> Config:
