@@ -45,9 +45,13 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> HuggingFace
             f"model.path={path} is not a folder; give a Hugging Face folder (config.json, weights, tokenizer) or a "
             "hub id such as Qwen/Qwen3-8B. The quickstart's model is recipes/tiny_base."
         )
-    own_code = trust_remote_code  # which may read files of other names
-    if Path(path).is_dir() and not own_code and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
-        raise _no_tokenizer(path, f"none of {', '.join(TOKENIZER_FILES)}")  # transformers would make up an empty one
+    # transformers would make up an empty one; a model's own code may read files of other names.
+    if (
+        Path(path).is_dir()
+        and not trust_remote_code
+        and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES)
+    ):
+        raise _no_tokenizer(path, f"none of {', '.join(TOKENIZER_FILES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

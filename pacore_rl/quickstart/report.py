@@ -14,6 +14,8 @@ from pacore_rl.problems import write_atomically
 from pacore_rl.reporting.curves import plot_curves
 from pacore_rl.reporting.terminal import console
 
+LONG = "Chains of 8 to 10 numbers, never trained on"
+
 
 def write_report(
     config: Config, before: dict[str, EvaluationReport], after: dict[str, EvaluationReport], *, seconds: float | None
@@ -24,10 +26,11 @@ def write_report(
         seconds: that it took; None where it was cut off in between.
     """
     folder = config.run_dir
-    for name, title in (("held_out", "Held-out problems"), ("long", "Chains of 8 to 10 numbers, never trained on")):
+    for name, title in (("held_out", "Held-out problems"), ("long", LONG)):
         console.print(rich_table(before[name], after[name], title=title, compact=console.width < 130))
     plot_scaling(before["held_out"], after["held_out"], folder / "scaling.png")
-    plot_scaling(before["long"], after["long"], folder / "scaling_long.png")
+    scaling_long = folder / "scaling_long.png"
+    plot_scaling(before["long"], after["long"], scaling_long, title=f"{LONG}: PaCoRe and self-consistency")
     plot_controls(before["held_out"], after["held_out"], folder / "controls.png")
     plot_curves(folder / "metrics.jsonl", folder / "curves.png")
     summary = {
