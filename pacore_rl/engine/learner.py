@@ -237,9 +237,8 @@ class ActorGroup(LearnerGroup):
     ) -> Pending[Mapping[str, float]]:
         """One PPO pass over the batch in ``ppo.actor_minibatches`` optimizer steps.
 
-        Metrics: loss, clip_share, approx_kl, ratio_mean and entropy (means over action tokens), ratio_max, grad_norm
-        (mean over mini-batches, before clipping), lr (of the last) and padding_share (of the tokens that the ranks
-        computed).
+        Metrics: loss, clip_share, approx_kl and ratio_mean (means over action tokens), ratio_max, grad_norm (mean over
+        mini-batches, before clipping), lr (of the last) and padding_share (of the tokens that the ranks computed).
         """
         minibatches = self.config.ppo.actor_minibatches
         return self._update(
@@ -253,7 +252,6 @@ class ActorGroup(LearnerGroup):
                 "clip_share": total(results, "clipped") / num_actions,
                 "approx_kl": total(results, "kl") / num_actions,
                 "ratio_mean": total(results, "ratio") / num_actions,
-                "entropy": total(results, "entropy") / num_actions,
                 "ratio_max": max(result.ratio_max for result in results),
             },
         )

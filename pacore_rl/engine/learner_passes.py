@@ -147,7 +147,7 @@ class Passes:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # Linux counts it in KiB
 
     def _policy_losses(self, minibatch: Minibatch, i: int) -> _Losses:
-        log_probs, entropies = self.engine(**self._inputs(minibatch.micro_batches[i]))
+        log_probs = self.engine(**self._inputs(minibatch.micro_batches[i]))
         result = policy_loss(
             log_probs,
             torch.from_numpy(minibatch.old[i]).to(self.torch_device),
@@ -155,7 +155,7 @@ class Passes:
             clip_range=self.config.ppo.clip_range,
             num_actions=minibatch.num_actions,
         )
-        sums = {"clipped": result.clipped, "kl": result.kl, "ratio": result.ratio, "entropy": entropies.sum()}
+        sums = {"clipped": result.clipped, "kl": result.kl, "ratio": result.ratio}
         return _Losses(loss=result.loss, sums=sums, ratio_max=float(result.ratio_max))
 
     def _value_losses(self, minibatch: Minibatch, i: int) -> _Losses:

@@ -24,11 +24,11 @@ from transformers import (
 from pacore_rl.checkpoints.files import replace_folder, sync
 from pacore_rl.config import ModelConfig
 from pacore_rl.engine import document_attention
-from pacore_rl.ppo.log_probs import chosen_log_probs
+from pacore_rl.ppo.log_probs import chosen_log_probs, log_probs_and_entropies
 
 
 class PolicyModule(nn.Module):
-    """A causal language model that returns log-probs and entropies of chosen tokens."""
+    """A causal language model that returns log-probs of chosen tokens, and without gradients entropies too."""
 
     def __init__(self, model: PreTrainedModel, *, temperature: float, chunk_tokens: int) -> None:
         super().__init__()
@@ -43,8 +43,10 @@ class PolicyModule(nn.Module):
         action_index: Tensor,
         labels: Tensor,
         sequence_position_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """fp32 log-probs [a] and entropies [a] of ``labels`` [a], predicted at packed positions ``action_index`` [a].
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """fp32 log-probs [a] of ``labels`` [a], predicted at packed positions ``action_index`` [a].
+
+        Where gradients are off (``torch.no_grad``), entropies [a] come with them.
 
         ``input_ids`` and ``position_ids`` are [1, T], laid out as in ``pacore_rl.ppo.batch``; where they are one of n
         ranks' slices, ``sequence_position_ids`` are [1, n * T].
@@ -52,7 +54,8 @@ class PolicyModule(nn.Module):
         hidden = _trunk_states(self.model, input_ids, position_ids, sequence_position_ids)
         # Reading the weight inside this forward is what makes ZeRO-3 gather it, now and in the backward pass.
         weight: Tensor = self.model.get_output_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess, reportAssignmentType]
-        return chosen_log_probs(
+        compute = chosen_log_probs if torch.is_grad_enabled() else log_probs_and_entropies
+        return compute(
             hidden[action_index],
             weight,
             labels,

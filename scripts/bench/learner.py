@@ -97,7 +97,7 @@ def make_bare(config: Config, device: Device, minibatch: Minibatch) -> Callable[
     def update() -> None:
         for micro, old, targets in zip(minibatch.micro_batches, minibatch.old, minibatch.targets, strict=True):
             arrays = (micro.token_ids[None], micro.position_ids[None], micro.action_index, micro.labels)
-            log_probs, _ = module(*(torch.from_numpy(array).long().to(torch_device) for array in arrays))
+            log_probs = module(*(torch.from_numpy(array).long().to(torch_device) for array in arrays))
             _backward(log_probs, old, targets, minibatch.num_actions)
         _step(module, optimizer, config)
 
@@ -127,7 +127,7 @@ def make_padded(config: Config, device: Device, batch: ExperienceBatch, old_A: F
                 is_action[i, batch.prompt_lengths_B[row] - 1 : len(batch.token_ids[row]) - 1] = True
             ids, is_action = ids.to(torch_device), is_action.to(torch_device)
             hidden = module.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            log_probs, _ = chosen_log_probs(
+            log_probs = chosen_log_probs(
                 hidden[is_action],
                 module.model.get_output_embeddings().weight,  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
                 ids.roll(-1, dims=1)[is_action],

@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         if options.side == "plain":
             log_probs = plain_log_probs(*inputs)
         else:
-            log_probs = chosen_log_probs(*inputs, temperature=1.0, chunk_tokens=options.chunk_tokens)[0]
+            log_probs = chosen_log_probs(*inputs, temperature=1.0, chunk_tokens=options.chunk_tokens)
         torch.autograd.grad(log_probs, (hidden, weight), upstream[:tokens])
 
     step(8, 128)  # loads the libraries

@@ -62,7 +62,7 @@ def network(request: pytest.FixtureRequest, tiny_model_dir: Path) -> tuple[torch
     config = ModelConfig(path=str(tiny_model_dir))
     if request.param == "policy":
         policy = PolicyModule(load_policy(config, torch.float32), temperature=0.8, chunk_tokens=16)
-        return policy, lambda *args: policy(*args)[0]
+        return policy, policy
     critic = ValueModule(load_critic(config, torch.float32, seed=1))
     return critic, lambda ids, positions, index, _: critic(ids, positions, index)
 
@@ -120,7 +120,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model_dir: Path) -> None:
         module = PolicyModule(load_policy(config, torch.float32), temperature=1.0, chunk_tokens=16).train()
         if checkpointing:
             module.model.gradient_checkpointing_enable({"use_reentrant": False})
-        run(module, lambda *args, m=module: m(*args)[0], list(micros), torch.ones(batch.num_actions))
+        run(module, module, list(micros), torch.ones(batch.num_actions))
         grads.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-7, rtol=1e-5, msg=name)

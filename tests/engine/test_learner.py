@@ -91,7 +91,7 @@ def plain_gradient(model: Path, old_A: np.ndarray) -> dict[str, torch.Tensor]:
     module = PolicyModule(load_policy(ModelConfig(path=str(model)), torch.float32), temperature=0.9, chunk_tokens=999)
     ((micro,),) = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
     arrays = (micro.token_ids[None], micro.position_ids[None], micro.action_index, micro.labels)
-    log_probs, _ = module(*(torch.from_numpy(array).long() for array in arrays))
+    log_probs = module(*(torch.from_numpy(array).long() for array in arrays))
     policy_loss(
         log_probs,
         torch.from_numpy(old_A[micro.slots]),
@@ -138,7 +138,6 @@ def test_every_layout_gives_the_same_update(
         assert 0.0 <= metrics[name]["padding_share"] < 0.02
         assert metrics[name]["loss"] == pytest.approx(-float(ADVANTAGES_A.mean()), abs=1e-6)
         assert metrics[name]["ratio_max"] == pytest.approx(1.0, abs=1e-4)
-        assert metrics[name]["entropy"] == pytest.approx(float(before["one rank"].result()[1].mean()), rel=1e-4)
         assert weights[name].keys() == start.keys()
         for key, value in weights[name].items():
             sure = grads[key].abs() > 1e-6 * max(1.0, norm)

@@ -101,7 +101,7 @@ def engine(cluster: None, moe_dir: Path) -> Iterator[RolloutGroup]:
 
 def plain_forward(module: PolicyModule, micro: MicroBatch) -> torch.Tensor:
     arrays = (micro.token_ids[None], micro.position_ids[None], micro.action_index, micro.labels)
-    return module(*(torch.from_numpy(array).long() for array in arrays))[0]
+    return module(*(torch.from_numpy(array).long() for array in arrays))
 
 
 def first_layer_experts(module: PolicyModule, micros: tuple[MicroBatch, ...]) -> set[int]:
