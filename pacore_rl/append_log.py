@@ -39,6 +39,7 @@ class AppendLog:
         with self.path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
+                    self._require_record(line)
                     self._remove_torn_line(self.end_bytes + len(line))
                     return
                 self.end_bytes += len(line)
@@ -72,6 +73,14 @@ class AppendLog:
         if self.end_bytes == 0:
             _sync_folder(self.path.parent)  # the file's name must survive a crash too
         self.end_bytes += len(data)
+
+    def _require_record(self, torn: bytes) -> None:
+        """Refuse a file of something else, of which the last line would be taken for the torn record of a kill."""
+        if torn[: len(_ID_PREFIX)] != _ID_PREFIX[: len(torn)] and self.end_bytes == 0:
+            raise ValueError(
+                f"{self.path} is no {self._what}: its only line is no record of one. It is left as it is; give the "
+                f"path of a {self._what}, or of a file that does not exist yet."
+            )
 
     def _remove_torn_line(self, size_bytes: int) -> None:
         # Only where no writer is at work: what looks torn may be its next record on the way.

@@ -90,7 +90,14 @@ def make_arithmetic(
 
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
-    kept, report = select_stage1(load_checked_problems(problems, config.reward), open_pool(pool, must_exist=True))
+    stages = config.curation.stages
+    kept, report = select_stage1(
+        load_checked_problems(problems, config.reward),
+        open_pool(pool, must_exist=True),
+        stages.stage1_upper,
+        upper_by_reward={"code": stages.stage1_upper_code},
+        min_messages=stages.min_messages,
+    )
     save_problems(out, kept)
     console.print(report.as_text())
     return out

@@ -24,6 +24,15 @@ def test_a_cache_remembers_by_the_whole_key_and_the_latest_value(tmp_path: Path)
         assert seen.get(("a", "1")) is None and seen.get(("a",)) is None and len(seen) == 2
 
 
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    """One line without an end could be the first record of a kill, but begins otherwise."""
+    path = tmp_path / "notes.json"
+    path.write_bytes(b'{"precious": 1}')
+    with pytest.raises(ValueError, match=r"notes\.json is no cache: .* left as it is"):
+        KeyedLog.open(path)
+    assert path.read_bytes() == b'{"precious": 1}'
+
+
 def test_a_torn_last_line_is_removed_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "cache.jsonl"
     cache = KeyedLog.open(path)

@@ -265,11 +265,11 @@ class TestShippedRecipes:
 
     def test_base_agrees_with_the_defaults_of_the_code_where_the_paper_speaks(self) -> None:
         """Where base.yaml and config.py differ, it is on purpose: the time limit of a cluster run, the size of the
-        final evaluation."""
+        final evaluation, how often steps that take long are saved."""
         base = load_config(RECIPES / "base.yaml", ["model.path=m", "data.problems=p", "data.pool=q"])
         bare = Config.model_validate({"model": {"path": "m"}, "data": {"problems": "p", "pool": "q"}})
         sections = [name for name in Config.model_fields if getattr(base, name) != getattr(bare, name)]
-        assert sections == ["run", "evaluation"]
+        assert sections == ["run", "evaluation", "trainer"]
 
 
 def test_every_setting_has_a_kind_a_default_and_a_doc() -> None:

@@ -252,6 +252,7 @@ def doctor(
         str | None, typer.Option(help="Look at this Ray cluster too: HOST:PORT, or auto.", show_default="none")
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Nodes that the cluster of --address must have.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for these nodes to join.")] = 0.0,
     debug: Debug = False,
 ) -> None:
     """Check whether this machine can run: versions, memory, disk, GPUs, ports, compiler, collectives, an engine.
@@ -263,7 +264,7 @@ def doctor(
     with guard(debug=debug):
         from pacore_rl.doctor import examine
 
-        if not examine(Console(), quick=quick, address=address, num_nodes=nodes):
+        if not examine(Console(), quick=quick, address=address, num_nodes=nodes, wait_seconds=wait):
             raise typer.Exit(1)
 
 

@@ -52,13 +52,21 @@ CHECKS: tuple[Check, ...] = (
 SLOW_CHECKS: tuple[Check, ...] = (check_engine,)
 
 
-def examine(console: Console, *, quick: bool, address: str | None = None, num_nodes: int | None = None) -> bool:
+def examine(
+    console: Console,
+    *,
+    quick: bool,
+    address: str | None = None,
+    num_nodes: int | None = None,
+    wait_seconds: float = 0.0,
+) -> bool:
     """Run every check, print the table, and say whether none failed.
 
     Args:
         quick: leave out the start of an engine.
         address: of a Ray cluster that is looked at too.
         num_nodes: that the cluster must have.
+        wait_seconds: for them to join.
 
     Raises:
         ValueError: nodes are wanted of no cluster.
@@ -75,7 +83,7 @@ def examine(console: Console, *, quick: bool, address: str | None = None, num_no
             findings += check()
     if address is not None:
         with console.status("Ray cluster"):
-            findings += check_cluster(address, num_nodes)
+            findings += check_cluster(address, num_nodes, wait_seconds)
     console.print(_table(findings), soft_wrap=False)
     failed = [finding for finding in findings if finding.status == "fail"]
     if failed:

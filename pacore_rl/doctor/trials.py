@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 from pacore_rl.doctor.findings import Finding, last_line, run_limited
 
 ENGINE_START_LIMIT_SECONDS = 120.0
 ALL_REDUCE_LIMIT_SECONDS = 120.0
 CLUSTER_LIMIT_SECONDS = 90.0
+POLL_SECONDS = 5.0
+"""Between two looks at a cluster of which nodes are still missing."""
 
 
 def check_all_reduce() -> list[Finding]:
@@ -27,8 +30,17 @@ def check_all_reduce() -> list[Finding]:
     return [Finding(name="all-reduce", status="fail", seen=seen, remedy=remedy)]
 
 
-def check_cluster(address: str, num_nodes: int | None) -> list[Finding]:
+def check_cluster(address: str, num_nodes: int | None, wait_seconds: float = 0.0) -> list[Finding]:
     """Ray cluster"""
+    deadline = time.monotonic() + wait_seconds
+    findings = _look_at_cluster(address, num_nodes)
+    while findings[0].status == "fail" and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        findings = _look_at_cluster(address, num_nodes)
+    return findings
+
+
+def _look_at_cluster(address: str, num_nodes: int | None) -> list[Finding]:
     command = [sys.executable, "-m", "pacore_rl.engine.cluster_probe", address]
     code, output = run_limited(command, CLUSTER_LIMIT_SECONDS)
     if code != 0:

@@ -64,11 +64,16 @@ def resolve_address(address: str) -> str:
     Raises:
         ValueError: no cluster runs there.
     """
-    found = services.canonicalize_bootstrap_address(address) if address == "auto" else address
+    found = address
+    if address == "auto":
+        try:
+            found = services.canonicalize_bootstrap_address(address)
+        except ConnectionError:  # Ray says so where no cluster has been here, and returns None where one is gone
+            found = None
     if found is None:
         raise ValueError(
             "cluster.address=auto, but no Ray cluster runs on this machine; start one with `ray start --head`, give "
-            "host:port of one elsewhere, or leave cluster.address out for a private one."
+            "host:port of one elsewhere, or leave cluster.address out (cluster.address=null) for a private one."
         )
     host, _, port = found.rpartition(":")
     if not host or not port.isdigit():

@@ -22,7 +22,9 @@ SAMPLES_PER_PROMPT = 2
 RESPONSE_TOKENS = 8
 SHORT_PROMPT_TOKENS = 64
 LONGEST_PROBE_TOKENS = 4096
-"""Prompts reach past the model's original window where that is no longer than this."""
+"""Of a prompt where the model's positions are scaled: past its original window where that is shorter, and where it is
+not, far enough for a scaling that only one of both applies. At position 72 YaRN with factor 2 turns by 0.01 rad, at
+4,096 by 0.75."""
 
 MAX_MEAN_GAP = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Nats a token. The kernels differ, and bfloat16 has 8 bits; settings that differ cost more."""
@@ -76,12 +78,12 @@ def check_agreement(engine: Engines, config: Config, dtype: torch.dtype) -> floa
 
 
 def probe_requests(config: Config) -> list[GenerationRequest]:
-    """Prompts of random tokens, past the model's original window where that is short enough, else plain ones."""
+    """Prompts of random tokens: long ones where the model's positions are scaled, else short ones."""
     room = config.model.context_window_tokens - RESPONSE_TOKENS
     original = (config.model.rope_scaling or {}).get("original_max_position_embeddings")
     length = SHORT_PROMPT_TOKENS
-    if original is not None and int(original) + SHORT_PROMPT_TOKENS <= LONGEST_PROBE_TOKENS:
-        length = int(original) + SHORT_PROMPT_TOKENS
+    if original is not None:
+        length = min(int(original) + SHORT_PROMPT_TOKENS, LONGEST_PROBE_TOKENS)
     settings = AutoConfig.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
     vocabulary = settings.get_text_config().vocab_size
     rng = np.random.default_rng(config.run.seed)

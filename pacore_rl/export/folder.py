@@ -69,8 +69,11 @@ def export_run(run: Path, out: Path | None = None, *, which: Which = "newest") -
     if checkpoint.has_manifest:
         open_checkpoint(checkpoint.actor.parent)
     out = out or run / "export" / checkpoint.actor.parent.name
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").is_file())):
-        raise ValueError(f"--out {out} exists and is no exported model; give a new folder.")
+    if out.exists() and not _may_be_replaced(out):
+        raise ValueError(
+            f"--out {out} exists and is no exported model (which holds config.json and the run's recipe.yaml); give a "
+            "new folder."
+        )
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -87,6 +90,13 @@ def export_run(run: Path, out: Path | None = None, *, which: Which = "newest") -
         sync(file)
     replace_folder(partial, out)
     return out, checkpoint
+
+
+def _may_be_replaced(out: Path) -> bool:
+    """Whether a path holds nothing but what an earlier export wrote: a checkpoint or another model has no recipe."""
+    if not out.is_dir():
+        return False
+    return not any(out.iterdir()) or all((out / name).is_file() for name in ("config.json", "recipe.yaml"))
 
 
 def checkpoints(run: Path) -> tuple[Checkpoint, ...]:

@@ -24,6 +24,8 @@ from pacore_rl.reporting.jsonl import cut_torn_line
 
 SCHEMA_VERSION = 1
 
+_LINES_BEGIN = b'{"schema_version":'
+
 
 class AnswerFile:
     """Open for appending, by one process at a time. Use as a context manager."""
@@ -42,6 +44,7 @@ class AnswerFile:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is writing to {path}; wait for it, or give another file.") from None
+        _require_answers(path)
         cut_torn_line(path)
         self.done: dict[str, Mapping[str, Any]] = {}
         """The records of the file by id; none of which calls failed."""
@@ -90,6 +93,19 @@ class AnswerFile:
             else:
                 self.done[id] = record
         return num_failed
+
+
+def _require_answers(path: Path) -> None:
+    """Refuse a file of something else before anything in it is taken for the torn line of a crash."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_LINES_BEGIN))
+    if head != _LINES_BEGIN[: len(head)]:
+        raise ValueError(
+            f"{path} exists and holds no answers of a batch (its lines would begin with {_LINES_BEGIN.decode()}); "
+            "it is left as it is: give another file with -o."
+        )
 
 
 def num_failed_calls(record: Mapping[str, Any]) -> int:

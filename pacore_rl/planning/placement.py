@@ -118,7 +118,8 @@ def plan_placement(config: Config, *, kind: DeviceKind, learners: bool = True) -
         learners: False leaves them out (pools, curation, evaluation).
 
     Raises:
-        ValueError: colocated sizes differ, so that some would wait for hardware that others do not give back.
+        ValueError: colocated sizes differ, so that some would wait for hardware that others do not give back; or a
+            colocated learner has adapters, whose frozen weights would not leave the GPU.
     """
     rollout = config.rollout
     plan = PlacementPlan(
@@ -137,6 +138,14 @@ def plan_placement(config: Config, *, kind: DeviceKind, learners: bool = True) -
             f"actor.num_ranks={plan.num_actor_ranks} and critic.num_ranks={plan.num_critic_ranks} differ. Make the "
             "three equal, or set rollout.placement=separate."
         )
+    for name, learner in (("actor", config.actor), ("critic", config.critic)):
+        # DeepSpeed moves what it trains; the frozen weights would stay beside the engine's cache.
+        if plan.colocated and kind == "cuda" and learner.lora is not None and not learner.offload_parameters:
+            raise ValueError(
+                f"{name}.lora is set with rollout.placement=colocated: the frozen weights cannot leave the GPU while "
+                "the engines generate. Set rollout.placement=separate (engines on GPUs of their own), or "
+                f"{name}.offload_parameters=true with {name}.zero_stage=3."
+            )
     return plan
 
 

@@ -18,6 +18,13 @@ _SEARCHED = (
     "offloading and micro-batches. More engines and ranks are faster; --gpus plans the recipe's own."
 )
 
+_MORE_GPUS = "take larger or more GPUs, or a shorter window"
+_WAYS = {
+    "window": "take a checkpoint with more positions, stretch them with model.rope_scaling, or shorten the window",
+    "host": "take hosts with more memory, or fewer ranks on each (--gpus-per-host)",
+}
+"""What else helps, by where it does not fit."""
+
 
 def show_plan(
     plan: Plan, console: Console, *, searched: Settings | None = None, mending: Settings | None = None
@@ -59,6 +66,9 @@ def _role_table(role: RolePlan, plan: Plan) -> Table:
     for part in role.parts:
         amounts = [] if cpu else [_gib(part.gpu)]
         table.add_row(part.name, *amounts, _gib(part.host), Text(part.how))
+    if role.asleep:
+        how = "weights and states while colocated engines generate"
+        table.add_row("asleep", *([] if cpu else [_gib(0)]), _gib(role.asleep), how)
     for part in (role.loading, role.first):
         if part is not None:
             amounts = [] if cpu else [_gib(part.gpu)]
@@ -104,12 +114,9 @@ def _say_verdict(plan: Plan, console: Console, mending: Settings | None) -> None
     if mending:
         console.print(Text(f"It would fit with: {' '.join(as_overrides(mending))}", style="yellow"), soft_wrap=True)
     else:
+        ways = dict.fromkeys(_WAYS.get(shortfall.where, _MORE_GPUS) for shortfall in plan.shortfalls)
         console.print(
-            Text(
-                "None of the settings tried here mends it: take larger or more GPUs, or a shorter window.",
-                style="yellow",
-            ),
-            soft_wrap=True,
+            Text(f"None of the settings tried here mends it: {'; and '.join(ways)}.", style="yellow"), soft_wrap=True
         )
 
 

@@ -27,7 +27,7 @@ from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.pool_shards import ShardedPool
 
 WORK = ("time/generate", "time/score", "time/learn", "time/sync")
-TARGET = 0.10
+TARGET = 0.05
 WARM_UP_STEPS = 2
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pacore_rl.config import Config
+from pacore_rl.config_engine import LoraConfig
 from pacore_rl.engine.placement import choose_kind
 from pacore_rl.planning.placement import Slot, check_fits, plan_placement, seat
 
@@ -80,6 +81,15 @@ def test_colocated_sizes_must_be_equal() -> None:
         plan_placement(
             configuration(actor=4, critic=2, num_workers=2, tensor_parallel=2, placement="colocated"), kind="cuda"
         )
+
+
+def test_adapters_cannot_share_gpus_with_engines() -> None:
+    """DeepSpeed moves what it trains to the host, and not the frozen weights."""
+    config = configuration(actor=2, critic=2, num_workers=2, placement="colocated")
+    adapted = config.model_copy(update={"actor": config.actor.model_copy(update={"lora": LoraConfig(rank=8)})})
+    with pytest.raises(ValueError, match=r"actor\.lora is set .*=colocated: .* cannot leave the GPU"):
+        plan_placement(adapted, kind="cuda")
+    plan_placement(adapted, kind="cpu")
 
 
 def test_what_does_not_fit_is_refused_with_the_sum() -> None:

@@ -50,7 +50,9 @@ class TestChoice:
         run = make_run(tmp_path / "run")
         with pytest.raises(ValueError, match="is no exported model"):
             export_run(run, tmp_path)
-        assert (run / "recipe.yaml").is_file()
+        with pytest.raises(ValueError, match="is no exported model"):  # a checkpoint, or anybody's model
+            export_run(run, run / "checkpoints/step_000010/actor")
+        assert (run / "recipe.yaml").is_file() and (run / "checkpoints/step_000010/actor/config.json").is_file()
 
 
 class TestFolder:

@@ -187,6 +187,19 @@ def test_a_file_of_other_settings_is_not_mixed(tmp_path: Path) -> None:
     assert len(lines(out)) == 1
 
 
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    """Without a line's end at its end, it would look like what a crash leaves."""
+    source = questions(tmp_path / "q.jsonl", 1)
+    source.write_bytes(source.read_bytes().rstrip())
+    (other := tmp_path / "other.json").write_bytes(b'{"precious": 1}')
+    for out in (other, source):
+        before = out.read_bytes()
+        with in_thread(numbered) as server:
+            result = infer(source, "--endpoint", server.url, "-o", out)
+        assert result.exit_code == 2 and "holds no answers of a batch" in result.output.replace("\n", " ")
+        assert out.read_bytes() == before
+
+
 def test_an_endpoint_that_goes_away_stops_the_run_and_keeps_what_was_done(tmp_path: Path) -> None:
     source, out = questions(tmp_path / "q.jsonl", 3), tmp_path / "a.jsonl"
 

@@ -62,7 +62,7 @@ def test_slurm_asks_for_one_task_a_node_and_a_warning_before_the_end() -> None:
         for line in text.splitlines()
         if line.startswith("#SBATCH --") and "=" in line
     )
-    assert asked["ntasks-per-node"] == "1" and asked["gpus-per-node"] == "8" and asked["signal"] == "B:TERM@300"
+    assert asked["ntasks-per-node"] == "1" and asked["gpus-per-node"] == "8" and asked["signal"] == "B:TERM@900"
     assert text.index("#SBATCH --") < text.index("set -euo pipefail"), "Slurm reads no option after the first command"
     assert "umask 077" in text and 'rm -f "$RAY_AUTH_TOKEN_PATH"' in text
 
@@ -74,11 +74,19 @@ def test_slurm_without_a_recipe() -> None:
 
 STUBS = {
     "scontrol": 'case $1 in show) echo node1 ;; requeue) echo requeued >>"$SEEN" ;; esac',
-    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "srun": """while [ "${1#--}" != "$1" ]; do shift; done
+trap 'kill -KILL "$task"; exit 137' TERM  # as Slurm's does
+"$@" &
+task=$!
+wait $task""",
     "hostname": "echo 10.0.0.1",
     "ray": "exit 0",
     "python": "echo token",
-    "pacore-rl": 'if [ "$1" = train ]; then echo "$@" >>"$SEEN"; exit "$STATUS"; fi',
+    "pacore-rl": """if [ "$1" = train ]; then
+  echo "$@" >>"$SEEN"
+  if [ -n "$WAITS" ]; then trap 'exit 75' TERM; kill -TERM "$PPID"; for _ in $(seq 100); do sleep 0.1; done; fi
+  exit "$STATUS"
+fi""",
 }
 """What the job calls, in as few words as it needs."""
 
@@ -114,6 +122,10 @@ def test_slurm_queues_again_what_was_saved_and_a_few_times_what_failed(tmp_path:
     assert [slurm_job(tmp_path, 1, **twice)[1] for _ in range(2)] == [True, True]
     status, queued, said = slurm_job(tmp_path, 1, **twice)
     assert (status, queued) == (1, False) and "more than 2 times in a row (PACORE_MAX_FAILURES)" in said
+
+
+def test_slurm_lets_the_run_save_itself_before_the_time_limit(tmp_path: Path) -> None:
+    assert slurm_job(tmp_path, 0, WAITS="1")[:2] == (75, True)
 
 
 def test_kuberay() -> None:
