@@ -30,13 +30,20 @@ _LINES_BEGIN = b'{"schema_version":'
 class AnswerFile:
     """Open for appending, by one process at a time. Use as a context manager."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open or create the file, and read what it holds; lines of problems of which calls failed are removed.
+    def __init__(self, path: Path, settings: Mapping[str, Any], questions: Mapping[str, str]) -> None:
+        """Open or create the file, and read what it holds.
 
-        Raises ValueError where another process writes to it, where it was made under other settings, and for a line
-        that is no answer.
+        Lines of ``questions`` of which calls failed are removed, for they are answered anew; others are kept.
+
+        Args:
+            questions: fingerprints (``Question.fingerprint``) of what is asked now, by id.
+
+        Raises:
+            ValueError: another process writes to it, it was made under other settings or answers another question
+                under the id of one, or a line is no answer.
         """
         self.path = path
+        self._questions = questions
         self._settings = json.loads(json.dumps(settings))  # as it is read back
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = path.with_name(f".{path.name}.lock").open("wb")
@@ -48,9 +55,12 @@ class AnswerFile:
         cut_torn_line(path)
         self.done: dict[str, Mapping[str, Any]] = {}
         """The records of the file by id; none of which calls failed."""
+        self.unasked: list[Mapping[str, Any]] = []
+        """Those of which calls failed, of questions that are not asked now."""
         num_failed = self._read()
         if num_failed:
-            write_atomically(path, lambda file: file.writelines(_line(record) for record in self.done.values()))
+            kept = [*self.unasked, *self.done.values()]
+            write_atomically(path, lambda file: file.writelines(_line(record) for record in kept))
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> AnswerFile:
@@ -72,7 +82,7 @@ class AnswerFile:
         os.fsync(self._file.fileno())
 
     def _read(self) -> int:
-        """The number of problems in the file of which calls failed."""
+        """The number of problems in the file that are asked now and of which calls failed."""
         num_failed = 0
         for number, line in enumerate(self.path.open("rb") if self.path.exists() else (), start=1):
             where = f"{self.path}, line {number}"
@@ -88,7 +98,15 @@ class AnswerFile:
                     f"{where} was made under other settings ({', '.join(sorted(other)) or 'schema_version'}); give the "
                     "same ones to go on with it, or another file with -o."
                 )
-            if has_failed:
+            made_for = record.get("question", self._questions.get(id))  # earlier files do not say
+            if made_for != self._questions.get(id, made_for):
+                raise ValueError(
+                    f"{where} answers another question under the id {id!r} than the one asked now; ids that are left "
+                    "out are positions of lines, so give ids, or another file with -o."
+                )
+            if has_failed and id not in self._questions:
+                self.unasked.append(record)
+            elif has_failed:
                 num_failed += 1
             else:
                 self.done[id] = record
@@ -113,8 +131,8 @@ def num_failed_calls(record: Mapping[str, Any]) -> int:
     return sum(finish == "failed" for one in record["rounds"] for finish in one["finishes"])
 
 
-def answer_record(answered: Answered, settings: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
-    """The line of a problem."""
+def answer_record(answered: Answered, settings: Mapping[str, Any], *, question: str, seconds: float) -> dict[str, Any]:
+    """The line of a problem; ``question`` is its fingerprint."""
     rounds = answered.rounds
     (answer,) = answered.answers
     final = answered.completions[-1][0]
@@ -123,6 +141,7 @@ def answer_record(answered: Answered, settings: Mapping[str, Any], *, seconds: f
     return {
         "schema_version": SCHEMA_VERSION,
         "id": rounds.problem_id,
+        "question": question,
         "outcome": answer.outcome,
         "answer": answer.text,
         "reasoning": reasoning,

@@ -111,7 +111,8 @@ class _Batch:
                 "sampling": dict(options.sampling),
                 "reserve_tokens": model.reserve_tokens,
             }
-            with AnswerFile(self._out, settings) as file, CallJournal(journal_path(self._out)) as journal:
+            asked = {question.id: question.fingerprint for question in self._questions}
+            with AnswerFile(self._out, settings, asked) as file, CallJournal(journal_path(self._out)) as journal:
                 left = [question for question in self._questions if question.id not in file.done]
                 self._num_resumed = len(self._questions) - len(left)
                 for question in self._questions:
@@ -120,7 +121,7 @@ class _Batch:
                 answerer = Answerer(client, model, journal=journal)
                 await check_longest(model, answerer.counter, {question.id: question.messages for question in left})
                 await self._answer(left, answerer, file, settings)
-                is_over = not self._outcomes.get("failed") and not self._num_incomplete
+                is_over = not self._outcomes.get("failed") and not self._num_incomplete and not file.unasked
                 if is_over and not options.keep_calls:
                     journal.path.unlink(missing_ok=True)
             return BatchSummary(
@@ -151,7 +152,8 @@ class _Batch:
                     started = time.monotonic()
                     answered = await answerer.answer(question.id, question.messages, plan, priority=priority)
                     self._stop_if_unreachable(answered)
-                    record = answer_record(answered, settings, seconds=time.monotonic() - started)
+                    seconds = time.monotonic() - started
+                    record = answer_record(answered, settings, question=question.fingerprint, seconds=seconds)
                     file.append(record)
                     self._count(record)
                     self._cost += answered.rounds.ledger.total

@@ -13,6 +13,7 @@ file and so on, as in that script.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Question:
 
     id: str
     messages: tuple[Message, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is asked, whatever its id: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.messages, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_questions(path: Path) -> tuple[Question, ...]:

@@ -46,7 +46,8 @@ def smallest_cluster(
     """The plan of the fewest GPUs on which the recipe fits, and its parallel sizes; None where no number is enough.
 
     Only the sizes that a cluster decides are searched (ranks, sequence and tensor parallelism, engines); what the
-    recipe says of stages, offloading and micro-batches stays. Roles with GPUs of their own are searched one by one.
+    recipe says of stages, offloading and micro-batches stays. Engines with GPUs of their own are searched first; the
+    two learners together, for they share hosts.
     """
     boundless = replace(hardware, num_gpus=None)
 
@@ -66,8 +67,7 @@ def smallest_cluster(
         found = {}
         for candidates, wanted in (
             (_engine_sizes(shape), frozenset({"engine", "KV cache"})),
-            (_learner_sizes("actor", shape), frozenset({"actor"})),
-            (_learner_sizes("critic", shape), frozenset({"critic", "host"})),
+            (_learner_pairs(shape), frozenset({"actor", "critic", "host"})),
         ):
             own = first(candidates, wanted, found)
             if own is None:
@@ -180,6 +180,13 @@ def _learner_sizes(role: str, shape: ModelShape) -> Iterator[Settings]:
         for parallel in PARALLEL:
             if parallel <= ranks and _splits(shape, parallel):
                 yield {f"{role}.num_ranks": ranks, f"{role}.sequence_parallel": parallel}
+
+
+def _learner_pairs(shape: ModelShape) -> Iterator[Settings]:
+    """Sizes of both learners, the fewest ranks in all first."""
+    actors, critics = _learner_sizes("actor", shape), list(_learner_sizes("critic", shape))
+    pairs = ({**actor, **critic} for actor in actors for critic in critics)
+    yield from sorted(pairs, key=lambda pair: pair["actor.num_ranks"] + pair["critic.num_ranks"])
 
 
 def _engine_sizes(shape: ModelShape) -> Iterator[Settings]:

@@ -187,6 +187,32 @@ def test_a_file_of_other_settings_is_not_mixed(tmp_path: Path) -> None:
     assert len(lines(out)) == 1
 
 
+def test_an_id_that_means_another_question_now_is_refused(tmp_path: Path) -> None:
+    """Without ids, a line put in front moves all others by one."""
+    out = tmp_path / "a.jsonl"
+    first = write(tmp_path / "q.jsonl", {"prompt": "1 + 1?"}, {"prompt": "2 + 1?"})
+    with in_thread(numbered) as server:
+        assert infer(first, "--endpoint", server.url, "--level", "2", "-o", out).exit_code == 0
+        before = out.read_bytes()
+        write(first, {"prompt": "0 + 1?"}, {"prompt": "1 + 1?"}, {"prompt": "2 + 1?"})
+        result = infer(first, "--endpoint", server.url, "--level", "2", "-o", out)
+    assert result.exit_code == 2 and "answers another question under the id 'req_" in result.stderr
+    assert out.read_bytes() == before
+
+
+def test_lines_of_questions_that_are_not_asked_now_stay(tmp_path: Path) -> None:
+    source, out = questions(tmp_path / "q.jsonl", 2), tmp_path / "a.jsonl"
+    other = write(tmp_path / "other.jsonl", {"id": "z", "prompt": "9 + 1?"})
+    with in_thread(first_round_fails(1, Script(status=400, error="no"))) as server:
+        infer(source, "--endpoint", server.url, "--level", "4", "-o", out, "--max-open-calls", 1)
+        (failed,) = (record for record in lines(out) if record["num_failed"])
+        infer(other, "--endpoint", server.url, "--level", "4", "-o", out)
+        assert failed in lines(out) and sorted(record["id"] for record in lines(out)) == ["p0", "p1", "z"]
+        infer(source, "--endpoint", server.url, "--level", "4", "-o", out)
+    assert sorted(record["id"] for record in lines(out)) == ["p0", "p1", "z"]
+    assert not any(record["num_failed"] for record in lines(out))
+
+
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     """Without a line's end at its end, it would look like what a crash leaves."""
     source = questions(tmp_path / "q.jsonl", 1)

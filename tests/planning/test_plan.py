@@ -77,6 +77,13 @@ def test_the_smallest_cluster_of_stage_1() -> None:
         assert [shortfall.where for shortfall in shortfalls] == [role], "half the ranks are too few"
 
 
+def test_small_hosts_take_more_ranks_of_both_learners() -> None:
+    """Actor and critic share hosts: a host that actor ranks fill does not grow by more critic ranks."""
+    plan, layout, _ = plan_recipe(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY, host_memory=150 * GIB))
+    assert layout is not None and plan.fits and plan.host_peak <= 150 * GIB
+    assert plan.config.actor.num_ranks == plan.config.critic.num_ranks == 8
+
+
 def test_more_memory_takes_fewer_gpus() -> None:
     config = recipe("pacore_8b/stage1")
     sizes = [plan_recipe(config, Hardware(gpu_memory=size * GIB))[0].num_gpus for size in (80, 141, 280)]
