@@ -111,6 +111,14 @@ def infer(
         outputs.add(out)
         summary = answer_questions(loaded, out, options)
         _show(summary, Console())
+        if summary.outcomes.get("failed") == summary.num_problems:
+            Console(stderr=True).print(
+                f"Every problem failed; `error` in the lines of {out} says why. The same command tries them again.",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(1)
         say_done(out, f"pacore-rl infer {questions} --endpoint {endpoint[0]} --level high -o OTHER.jsonl, to compare")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +88,7 @@ def serve(
 
         check_compaction(compaction)
         policy = stragglers(quorum, deadline_seconds)
+        host = host.strip("[]")  # an IPv6 address as URLs write it
         keys = run.read_keys(api_keys_file)
         run.check_address(host, keys)
         _check_port(host, port)
@@ -126,9 +128,10 @@ def serve(
 
 
 def _say_address(found: Model, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
     window = "of unknown size" if found.window_tokens is None else f"of {found.window_tokens:,} tokens"
     Console(stderr=True).print(
-        f"Serving {found.name} (window {window}) at http://{host}:{port}/v1 as pacore-low, pacore-medium, "
+        f"Serving {found.name} (window {window}) at http://{shown}:{port}/v1 as pacore-low, pacore-medium, "
         f"pacore-high and pacore:K. Ctrl-C stops.",
         highlight=False,
         soft_wrap=True,
@@ -142,8 +145,16 @@ def _check_installed() -> None:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Raise the OSError of binding, before anything else is started."""
+    """Raise the OSError of binding before anything else is started, and ValueError where no such host is here."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host.strip("[]"), port))
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise ValueError(
+                    f"--host {host} is no address of this machine ({error.strerror}); give one that is, 127.0.0.1 for "
+                    "this machine alone or 0.0.0.0 for all its networks."
+                ) from error
+            raise

@@ -107,6 +107,14 @@ def test_a_problem_that_failed_is_typed_and_tried_again(tmp_path: Path) -> None:
     assert [record["outcome"] for record in lines(out)] == ["answered", "answered"]
 
 
+def test_nothing_but_failures_is_no_success(tmp_path: Path) -> None:
+    source, out = questions(tmp_path / "q.jsonl", 2), tmp_path / "a.jsonl"
+    with in_thread(lambda request, number: Script(status=400, error="no")) as server:
+        result = infer(source, "--endpoint", server.url, "--level", "2", "-o", out)
+    assert result.exit_code == 1 and "Every problem failed" in result.stderr
+    assert [record["outcome"] for record in lines(out)] == ["failed", "failed"]
+
+
 def first_round_fails(num: int, script: Script) -> Callable[[dict[str, Any], int], Script]:
     """Of one problem at level 4: ``num`` calls of its first round get ``script``; the closing one is answered."""
     return lambda request, number: script if number < num else numbered(request, number)

@@ -40,6 +40,7 @@ def test_loopback_is_known(host: str) -> None:
 def test_what_cannot_be_served_is_told_at_once(tmp_path: Path) -> None:
     empty = tmp_path / "keys"
     empty.write_text("# none yet\n")
+    (keys := tmp_path / "some").write_text("secret\n")
     with socket.socket() as taken, in_thread() as upstream:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -50,6 +51,10 @@ def test_what_cannot_be_served_is_told_at_once(tmp_path: Path) -> None:
             (["--endpoint", upstream.url, "--compaction", "best"], "is not known"),
             (["--endpoint", upstream.url, "--api-keys-file", empty], "holds no API key"),
             (["--endpoint", upstream.url, "--port", taken.getsockname()[1]], "Address already in use"),
+            (
+                ["--endpoint", upstream.url, "--host", "203.0.113.7", "--api-keys-file", keys],
+                "--host 203.0.113.7 is no address of this machine",
+            ),
         ]
         for arguments, message in cases:
             result = serve("--port", _free_port(), *arguments)
