@@ -64,7 +64,7 @@ def read_source(name: str, config: SourceConfig) -> Iterator[Candidate | Drop]:
 def candidate_of(raw: RawRecord, name: str, config: SourceConfig) -> Candidate:
     """One record as a candidate. Raises ValueError with where it stands and what is wrong with it."""
     record = _with_named_topics(_with_answer(_renamed(raw.fields, config.columns, raw.where)))
-    problem = problem_of_record(record, raw.where)
+    problem = _stripped(problem_of_record(record, raw.where), config)
     suite = _suite(problem, record, config.reward)
     reward = config.reward or ("code" if suite is not None else problem.reward)
     if suite is not None:
@@ -108,6 +108,18 @@ def _renamed(record: Mapping[str, Any], columns: Mapping[str, str], where: str) 
     return renamed
 
 
+def _stripped(problem: Problem, config: SourceConfig) -> Problem:
+    """The problem without what its source puts around every question: rules and decontamination read the question."""
+    last = problem.conversation[-1]
+    prefix, suffix = config.strip_prefix.strip(), config.strip_suffix.strip()
+    question = last.content.strip().removeprefix(prefix).removesuffix(suffix).strip() if prefix or suffix else ""
+    if not question:  # nothing to remove, or nothing left: what was given is judged as it is
+        return problem
+    return dataclasses.replace(
+        problem, conversation=(*problem.conversation[:-1], dataclasses.replace(last, content=question))
+    )
+
+
 def _with_answer(record: dict[str, Any]) -> dict[str, Any]:
     """The bare answer of a record whose answer or solution text holds it."""
     answer, solution = record.get("answer"), record.get("solution")
@@ -120,11 +132,13 @@ def _with_answer(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_named_topics(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with a list of topics under a name of its own: our ``tags`` are named values."""
+    """The record with topics, a list or text (TACO's), under a name of their own: our ``tags`` are named values."""
     topics = record.get("tags")
-    if not isinstance(topics, list):
-        return record
-    return {**record, "tags": {"topics": ", ".join(map(str, topics))}}
+    if isinstance(topics, list):
+        return {**record, "tags": {"topics": ", ".join(map(str, topics))}}
+    if isinstance(topics, str) and topics.strip() and not topics.lstrip().startswith("{"):
+        return {**record, "tags": {"topics": topics}}
+    return record
 
 
 def _suite(problem: Problem, record: Mapping[str, Any], reward: str | None) -> TestSuite | None:

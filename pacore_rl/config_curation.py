@@ -26,6 +26,10 @@ class SourceConfig(Section):
     """Overrides the reward of its records (math, code, judge, package.module:function)."""
     columns: dict[str, str] = Field(default_factory=dict[str, str])
     """Names of its columns where they are not ours: {problem: question, answer: final_answer}."""
+    strip_prefix: str = ""
+    """Text that the source puts in front of every question, such as how to write the answer; it is removed."""
+    strip_suffix: str = ""
+    """The same, behind every question."""
     contest: str = ""
     """The contest of all its problems, where its records do not say."""
     limit: Positive | None = None

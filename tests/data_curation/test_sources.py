@@ -14,7 +14,10 @@ import pytest
 from data_curation.records import Candidate, Drop
 from data_curation.sources import read_source
 from pacore_rl.config_curation import SourceConfig
+from pacore_rl.recipes import load_config
 from pacore_rl.rewards.code.suite import suite_of
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def read(path: Path, **settings: Any) -> tuple[list[Candidate], list[Drop]]:
@@ -156,3 +159,26 @@ def test_a_folder_goes_through_datasets(tmp_path: Path, monkeypatch: pytest.Monk
     )
     found, _ = read(tmp_path / "set")
     assert [candidate.statement for candidate in found] == ["Find $x$."]
+
+
+def test_what_a_source_writes_around_its_questions_is_removed(tmp_path: Path) -> None:
+    """As the shipped recipe reads DAPO, whose wrapper names an answer in every question."""
+    dapo = load_config(RECIPES / "curation" / "maths.yaml").curation.sources["dapo"]
+    around = (
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on "
+        'its own line after "Answer:".'
+    )
+    prompts = [around.format("What is 2 + 2?"), "What is 3 + 3?"]
+    records = [
+        {"prompt": [{"role": "user", "content": prompt}], "reward_model": {"ground_truth": "4"}} for prompt in prompts
+    ]
+    settings = {"columns": dapo.columns, "strip_prefix": dapo.strip_prefix, "strip_suffix": dapo.strip_suffix}
+    candidates, drops = read(lines(tmp_path / "d.jsonl", *records), **settings)
+    questions = [candidate.problem.conversation[-1].content for candidate in candidates]
+    assert questions == ["What is 2 + 2?", "What is 3 + 3?"] and not drops
+
+
+def test_topics_may_be_text(tmp_path: Path) -> None:
+    record = {"problem": "2 + 2?", "answer": "4", "tags": "['Mathematics', 'Greedy algorithms']"}
+    assert one(tmp_path / "a.jsonl", record).problem.tags["topics"] == "['Mathematics', 'Greedy algorithms']"
