@@ -11,7 +11,7 @@ from typing import Any
 from pacore_rl.config import Config
 from pacore_rl.evaluation.asking import Asker, EngineAsker
 from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder, BenchmarkSet, Manifest
-from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise, unscored_benchmarks
 from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.evaluation.benchmark_run import BenchmarkRun
 from pacore_rl.evaluation.benchmarks import benchmark_of, load_benchmark
@@ -138,6 +138,7 @@ def manifest_of(config: Config, problems: dict[str, tuple[Problem, ...]], *, mod
             reward=own[0].reward,
             samples_per_problem=settings.samples_per_problem or benchmark.samples_per_problem,
             problem_ids=tuple(problem.id for problem in own),
+            fingerprints={problem.id: problem.fingerprint for problem in own},
         )
     return Manifest(
         model_path=model_path,
@@ -165,4 +166,11 @@ def run_sets(
         BenchmarkRun(
             name=name, problems=own, folder=folder, manifest=folder.manifest(), asker=asker, scorer=scorer
         ).run()
-    return summarise(folder)
+    results = summarise(folder)
+    for title, num in unscored_benchmarks(folder).items():
+        console.print(f"  {title}: all {num} solo answers failed", style="yellow", highlight=False, markup=False)
+    for result in results:
+        for condition, num in result.failed_conditions.items():
+            notice = f"  {result.title}, {condition.label}: all {num} runs failed, so that no table shows it"
+            console.print(notice, style="yellow", highlight=False, markup=False)
+    return results

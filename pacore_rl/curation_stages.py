@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -154,11 +153,9 @@ def _synthesis_accuracies(
     log = KeyedLog.open(paths.root / "cache" / "synthesis_accuracy.jsonl")
 
     def key(problem: Problem) -> tuple[str | int, ...]:
-        asked = "\n".join([*(turn.content for turn in problem.conversation), problem.ground_truth, problem.reward])
-        content = hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:16]
         num = pool.num_scored(problem.id)
         num_right = round(num * pool.message_accuracy(problem.id))
-        return (name, config.run.seed, settings, window, problem.id, content, num, num_right)
+        return (name, config.run.seed, settings, window, problem.id, problem.fingerprint, num, num_right)
 
     def measured(problem: Problem) -> float | None:
         return (log.get(key(problem)) or {}).get("accuracy")

@@ -15,6 +15,7 @@ Arrays are numpy: records cross process boundaries.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -61,6 +62,12 @@ class Problem:
     """Name of the reward that scores answers to this problem (see ``pacore_rl.rewards``)."""
     source: str = ""
     tags: Mapping[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is asked and what counts as right, whatever the id: 16 hexadecimal digits."""
+        asked = "\n".join([*(turn.content for turn in self.conversation), self.ground_truth, self.reward])
+        return hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,11 @@ class AnswerRecord:
     """From 0, of the same problem and condition."""
     answers: tuple[ScoredResponse, ...]
     """The closing trajectory; of an aggregation the last wave, whose mean credit counts."""
-    shown_correct: tuple[bool, ...] = ()
-    """Verdicts of the messages that the closing prompt showed; those that could not be scored are left out."""
+    shown_correct: tuple[bool | None, ...] = ()
+    """Verdicts of the messages that the closing prompt showed, None of one that could not be scored.
+
+    Records of earlier releases leave those out.
+    """
     num_dropped: int
     rounds: tuple[RoundCost, ...]
     """By round, the closing one included; what came from the pool is charged as if generated."""
@@ -66,6 +69,11 @@ class AnswerRecord:
         if not self.is_complete:
             return None
         return sum(answer.verdict.correct for answer in self.answers) / len(self.answers)
+
+    @property
+    def all_shown_wrong(self) -> bool:
+        """Whether messages were shown, and each was scored and is wrong."""
+        return bool(self.shown_correct) and all(correct is False for correct in self.shown_correct)
 
     @property
     def is_complete(self) -> bool:

@@ -11,7 +11,8 @@ An evaluation that is started again on its folder goes on where it stopped.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class BenchmarkSet:
     reward: str
     samples_per_problem: int
     problem_ids: tuple[str, ...]
+    fingerprints: dict[str, str] = field(default_factory=dict[str, str])
+    """Of each problem (``Problem.fingerprint``), by id; {} in folders of before they were noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,10 @@ class BenchmarkFolder:
                     f"{self.path} holds another evaluation ({listing}); nothing was changed. Give this one a folder of "
                     "its own with --out."
                 )
+            for name in earlier.sets.keys() & manifest.sets.keys():
+                known, asked = earlier.sets[name].fingerprints, manifest.sets[name].fingerprints
+                self._require_same_problems(name, known, asked)
+                sets[name] = replace(sets[name], fingerprints={**known, **asked})
         record = {
             "schema_version": SCHEMA_VERSION,
             **_ADAPTER.dump_python(manifest, mode="json"),
@@ -96,6 +103,16 @@ class BenchmarkFolder:
         }
         text = json.dumps(record, ensure_ascii=False, indent=1).encode()
         write_atomically(path, lambda file: file.write(text))
+
+    def _require_same_problems(self, name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Records are kept by the problem's id: it must still mean the same."""
+        changed = [problem_id for problem_id in now if before.get(problem_id, now[problem_id]) != now[problem_id]]
+        if changed:
+            listing = ", ".join(map(repr, changed[:3])) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise ValueError(
+                f"{self.path} holds another evaluation ({name}: the question, answer or reward of {listing} is not "
+                "what it was); nothing was changed. Give this one a folder of its own with --out."
+            )
 
     def manifest(self) -> Manifest:
         """Raises ValueError where the folder holds no evaluation that this program reads."""

@@ -86,26 +86,47 @@ def baseline_conditions(
 
 
 def summarise(folder: BenchmarkFolder) -> tuple[BenchmarkResult, ...]:
-    """Every benchmark of the folder that has been run, in the manifest's order.
+    """Every benchmark of the folder that has been run, in the manifest's order, without ``unscored_benchmarks``.
 
     Raises:
-        ValueError: no evaluation, or a record that cannot be read.
+        ValueError: no evaluation, a record that cannot be read, or nothing but failed runs.
     """
     manifest = folder.manifest()
-    return tuple(_summarise(folder, manifest, name) for name in manifest.sets if folder.pool(name).exists())
+    begun = [name for name in manifest.sets if folder.pool(name).exists()]
+    results = tuple(result for name in begun if (result := _summarise(folder, manifest, name)) is not None)
+    if begun and not results:
+        raise ValueError(
+            f"no solo answer of {', '.join(begun)} in {folder.path} could be generated and scored; run `pacore-rl "
+            "evaluate` again on the same folder, and look at the reasons in the pool's records."
+        )
+    failed = [condition.label for result in results for condition in result.failed_conditions]
+    if failed and not any(result.conditions for result in results):
+        raise ValueError(
+            f"every run of {', '.join(dict.fromkeys(failed))} failed to be generated or scored; run `pacore-rl "
+            "evaluate` again on the same folder: it repeats those that failed."
+        )
+    return results
 
 
-def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> BenchmarkResult:
+def unscored_benchmarks(folder: BenchmarkFolder) -> dict[str, int]:
+    """Those begun without a solo answer that could be generated and scored: title -> how many failed."""
+    manifest = folder.manifest()
+    pools = {name: own_messages(folder, manifest, name) for name in manifest.sets if folder.pool(name).exists()}
+    return {
+        manifest.sets[name].title: sum(map(len, written.values()))
+        for name, written in pools.items()
+        if not any(_scored(written).values())
+    }
+
+
+def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> BenchmarkResult | None:
     one, settings = manifest.sets[name], manifest.settings
     written = own_messages(folder, manifest, name)
     pools = _scored(written)
     stands_for = folder.read_equivalence(name)
     counted = {id: [message.verdict for message in messages] for id, messages in pools.items()}
     if not any(counted.values()):
-        raise ValueError(
-            f"no solo answer of {name} in {folder.path} could be generated and scored; run `pacore-rl evaluate` again "
-            "on the same folder, and look at the reasons in the pool's records."
-        )
+        return None
     votes = {id: merged(verdicts, stands_for.get(id, {})) for id, verdicts in counted.items()}
     solo_tokens = _estimate(_solo_tokens(pools))
     votable = one.reward not in NOT_VOTED_ON
@@ -113,11 +134,15 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
     right = [[float(verdict.correct) for verdict in verdicts] for verdicts in counted.values()]
     records = [record for record in _records(folder, name) if record.problem_id in pools]
     grouped = _by_condition(records)
-    results = {condition: _condition_result(condition, own, one, settings) for condition, own in grouped.items()}
+    num_wanted = one.samples_per_problem * len(one.problem_ids)
+    num_complete = {condition: sum(record.is_complete for record in own) for condition, own in grouped.items()}
+    results = {c: _condition_result(c, own, one, settings) for c, own in grouped.items() if num_complete[c]}
     named = main_conditions(settings)
-    main = [condition for condition in named if condition in results]
     # K vectors that an earlier call on this folder ran stay; sequential runs may be baselines, and stand beside theirs.
-    main += [c for c in results if c not in named and c.method == "rounds" and not c.is_sequential]
+    earlier = [c for c in grouped if c not in named and c.method == "rounds" and not c.is_sequential]
+    due = [*named, *baseline_conditions(settings, [r for r in records if r.condition in named], pools)]
+    begun = [c for c in (*earlier, *baseline_conditions(settings, records, pools)) if c in grouped]
+    known = {c: grouped.get(c, []) for c in (*due, *begun)}
     smallest = min((len(verdicts) for verdicts in counted.values()), default=0)
     return BenchmarkResult(
         name=name,
@@ -128,9 +153,14 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
         solo_pass_at=_pass_at(right, settings.pass_at),
         majority_vote=_estimate([majority_vote(v) if v else None for v in votes.values()]) if votable else None,
         self_consistency=tuple(tools.vote(k) for k in settings.vote_sizes if k <= smallest) if votable else (),
-        conditions=tuple(_with_baselines(results, c, grouped[c], pools, tools) for c in main),
+        conditions=tuple(
+            _with_baselines(results, c, grouped[c], pools, tools) for c in (*named, *earlier) if c in results
+        ),
         pool_size=smallest,
         num_failed_solo=sum(map(len, written.values())) - sum(map(len, pools.values())),
+        num_failed_runs=sum(len(own) - num_complete.get(c, 0) for c, own in known.items()),
+        num_missing_runs=sum(max(0, num_wanted - len(own)) for own in known.values()),
+        failed_conditions={c: len(own) for c, own in known.items() if own and not num_complete[c]},
     )
 
 
@@ -222,17 +252,9 @@ def _condition_result(
 ) -> ConditionResult:
     by_problem = _by_problem(records, benchmark.problem_ids)
     counted = [[record for record in own if record.is_complete] for own in by_problem]
-    if not any(counted):
-        raise ValueError(
-            f"every run of {condition.label} failed to be generated or scored; run `pacore-rl evaluate` again on the "
-            "same folder: it repeats those that failed."
-        )
     credits = [[record.credit or 0.0 for record in own] for own in counted]
     accuracy = tuple(_mean(own) for own in credits)
-    emergent = [
-        _mean([record.credit or 0.0 for record in own if record.shown_correct and not any(record.shown_correct)])
-        for own in counted
-    ]
+    emergent = [_mean([record.credit or 0.0 for record in own if record.all_shown_wrong]) for own in counted]
     answers = [[answer for record in own for answer in record.answers] for own in counted]
     return ConditionResult(
         condition=condition,

@@ -76,3 +76,9 @@ class BenchmarkResult:
     pool_size: int
     """Solo answers of a problem that count, at least."""
     num_failed_solo: int
+    num_failed_runs: int
+    """Of all conditions, baselines and ``failed_conditions`` included, each once."""
+    num_missing_runs: int
+    """Of all conditions, likewise; those of a condition that has not been begun too."""
+    failed_conditions: Mapping[Condition, int]
+    """Conditions all of whose runs failed, which have no result: how many those are."""

@@ -253,7 +253,7 @@ class _Answered:
                     self.result.finals, self.result.conclusions, self.verdicts.result(), strict=True
                 )
             ),
-            shown_correct=tuple(verdict.correct for verdict in shown if not verdict.outcome.endswith("_error")),
+            shown_correct=tuple(None if verdict.outcome.endswith("_error") else verdict.correct for verdict in shown),
             num_dropped=self.result.num_dropped,
             rounds=_costs(self.result),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pacore_rl.evaluation.benchmark_folder import MANIFEST, BenchmarkFolder
-from pacore_rl.evaluation.benchmark_metrics import summarise
+from pacore_rl.evaluation.benchmark_metrics import summarise, unscored_benchmarks
 from pacore_rl.evaluation.benchmark_results import BenchmarkResult
 from pacore_rl.evaluation.paper_figures import write_figures
 from pacore_rl.evaluation.paper_tables import PaperTable, benchmark_tables, message_set_table
@@ -55,7 +55,7 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
         _write(out / f"{table.name}.md", table.markdown())
         _write(out / f"{table.name}.csv", table.csv())
     page = out / "report.md"
-    _write(page, _page(model, results, tables, figures))
+    _write(page, _page(model, results, unscored_benchmarks(evaluation), tables, figures))
     return PaperReport(tables=tables, figures=figures, page=page)
 
 
@@ -65,14 +65,28 @@ def runs_of(folder: Path, runs: Sequence[Path] = ()) -> list[Path]:
     return list(runs) or ([holder] if is_training_run(holder) else [])
 
 
-def _page(model: str, results: Sequence[BenchmarkResult], tables: Sequence[PaperTable], figures: Sequence[str]) -> str:
+def _page(
+    model: str,
+    results: Sequence[BenchmarkResult],
+    unscored: Mapping[str, int],
+    tables: Sequence[PaperTable],
+    figures: Sequence[str],
+) -> str:
     parts = [f"# {model}", ""]
     parts += [f"![{name}]({name}.png)\n" for name in figures]
     parts += [table.markdown() for table in tables]
-    failed = {
-        result.title: result.num_failed_solo + sum(run.num_failed for run in result.conditions) for result in results
+    failed = {result.title: result.num_failed_solo + result.num_failed_runs for result in results}
+    missing = {result.title: result.num_missing_runs for result in results}
+    unshown = {
+        f"{result.title}, {condition.label}": num
+        for result in results
+        for condition, num in result.failed_conditions.items()
     }
-    missing = {result.title: sum(run.num_missing for run in result.conditions) for result in results}
+    if unscored:
+        listing = ", ".join(f"{title}: {num} failed" for title, num in unscored.items())
+        parts.append(f"Benchmarks that no table shows because none of their solo answers could be scored: {listing}.")
+    if unshown:
+        parts.append(f"Conditions that no table shows because every run of them failed: {_counts(unshown)}.")
     parts.append(f"Runs left out because generating or scoring them failed: {_counts(failed)}.")
     parts.append(f"Runs that the evaluation has not made yet: {_counts(missing)}.\n")
     return "\n".join(parts)

@@ -69,10 +69,12 @@ def load_training_run(folder: Path) -> TrainingRun:
 
 
 def _evaluations(folder: Path) -> tuple[tuple[int, tuple[BenchmarkResult, ...]], ...]:
-    found: dict[int, tuple[BenchmarkResult, ...]] = {}
+    """Those of one checkpoint together; of a benchmark that two of them ran, the last folder by name counts."""
+    found: dict[int, dict[str, BenchmarkResult]] = {}
     for manifest in sorted(folder.rglob(MANIFEST)):
         evaluation = BenchmarkFolder(manifest.parent)
         steps: Sequence[str] = _STEP.findall(evaluation.manifest().model_path)
         if steps:
-            found[int(steps[-1])] = summarise(evaluation)
-    return tuple((step, found[step]) for step in sorted(found))
+            results = {result.name: result for result in summarise(evaluation)}
+            found.setdefault(int(steps[-1]), {}).update(results)
+    return tuple((step, tuple(found[step].values())) for step in sorted(found))

@@ -77,6 +77,7 @@ def manifest_of(
                 reward=reward,
                 samples_per_problem=samples,
                 problem_ids=tuple(problem.id for problem in problems),
+                fingerprints={problem.id: problem.fingerprint for problem in problems},
             )
         },
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,29 @@ def test_emergent_correctness_counts_runs_whose_messages_were_all_wrong(tmp_path
     assert all(record.shown_correct == (False,) * 4 for record in records)
 
 
+def test_a_run_with_an_unscored_message_is_not_one_whose_messages_were_all_wrong(tmp_path: Path) -> None:
+    def script(ask: Ask, sample: int) -> Reply:
+        """Round 2 of problem 1 is one wrong message and one that breaks the sandbox, elsewhere two wrong ones."""
+        if ask.num_samples == 2:
+            return says("crash" if ask.problem.id == "p1" and sample else "wrong")
+        return says(right(ask) if ask.messages else "wrong")
+
+    manifest = manifest_of(samples=1, configurations=[[8, 2]])
+    (run,) = evaluate(tmp_path, script, manifest).conditions
+    assert run.emergent_correct is not None and run.emergent_correct.num_problems == 3
+    path = tmp_path / "answers" / "mine.jsonl"
+    shown = {record.problem_id: record.shown_correct for record in read_answers(path)}
+    assert sorted(shown.pop("p1"), key=str) == [False, None]
+    assert set(shown.values()) == {(False, False)}
+    # Records of earlier releases left the unscored message out, and still load.
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["shown_correct"] = [correct for correct in record["shown_correct"] if correct is not None]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    (result,) = summarise(BenchmarkFolder(tmp_path))
+    assert result.conditions[0].emergent_correct is not None
+
+
 def test_messages_of_a_generated_round_are_scored_too(tmp_path: Path) -> None:
     evaluate(tmp_path, half_right, manifest_of(samples=1, configurations=[[8, 2]]))
     for record in read_answers(tmp_path / "answers" / "mine.jsonl"):
@@ -134,6 +158,39 @@ def test_what_failed_is_counted_left_out_and_repeated(tmp_path: Path) -> None:
     (run,) = evaluate(tmp_path, asker, manifest).conditions
     assert run.num_failed == 0 and run.by_problem == (1.0, 1.0, 1.0, 1.0)
     assert [ask.problem.id for ask in asker.asks] == ["p2", "p2"]
+
+
+def test_a_condition_all_of_whose_runs_failed_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    def fails(ask: Ask, sample: int) -> Reply:
+        return failure() if len(ask.messages) > 4 else half_right(ask, sample)
+
+    result = evaluate(tmp_path, fails, manifest_of(samples=2, configurations=[[4], [8]]))
+    assert [run.condition.key for run in result.conditions] == ["K=4"]
+    assert {condition.key: num for condition, num in result.failed_conditions.items()} == {"K=8": 8}
+    assert (result.num_failed_runs, result.num_missing_runs) == (8, 0)
+    with pytest.raises(ValueError, match=r"every run of .*K=\[8\] failed .*; run `pacore-rl evaluate` again"):
+        evaluate(tmp_path / "alone", fails, manifest_of(samples=2, configurations=[[8]]))
+
+
+def test_baselines_that_failed_or_are_not_made_yet_are_counted(tmp_path: Path) -> None:
+    """8 runs each of K = [8] and of the aggregation; the latter loses two to a failure, or is stopped."""
+
+    def fails(ask: Ask, sample: int) -> Reply:
+        return failure() if len(ask.messages) == 2 and ask.problem.id == "p2" else half_right(ask, sample)
+
+    manifest = manifest_of(samples=2, configurations=[[8]], baselines=["aggregation"])
+    result = evaluate(tmp_path, fails, manifest)
+    assert (result.num_failed_runs, result.num_missing_runs) == (2, 0)
+    path = tmp_path / "answers" / "mine.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 16
+    for num_kept, num_missing in ((11, 5), (8, 8), (3, 13)):  # within the baseline, before it, within K = [8]
+        path.write_text("".join(lines[:num_kept]))
+        (result,) = summarise(BenchmarkFolder(tmp_path))
+        assert result.num_missing_runs == num_missing
+    path.unlink()
+    (result,) = summarise(BenchmarkFolder(tmp_path))
+    assert (result.conditions, result.num_missing_runs) == ((), 8), "what the baselines may cost is not known yet"
 
 
 def failure() -> Reply:
@@ -238,9 +295,28 @@ def test_without_compaction_whole_trajectories_are_shown(tmp_path: Path) -> None
     assert run.ttc_tokens.mean == 2 * 10 + 7
 
 
-def test_another_model_is_refused_and_nothing_changed(tmp_path: Path) -> None:
-    import dataclasses
+def test_other_problems_under_the_same_ids_are_refused_and_nothing_changed(tmp_path: Path) -> None:
+    evaluate(tmp_path, half_right)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    corrected = [dataclasses.replace(PROBLEMS[0], ground_truth="another"), *PROBLEMS[1:]]
+    with pytest.raises(ValueError, match=rf"answer or reward of '{PROBLEMS[0].id}' is not what it was\); nothing"):
+        evaluate(tmp_path, half_right, manifest_of(corrected), problems=corrected)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
+
+def test_a_folder_of_before_problems_were_noted_opens_and_notes_them(tmp_path: Path) -> None:
+    first = evaluate(tmp_path, half_right)
+    path = tmp_path / "benchmarks.json"
+    fields = json.loads(path.read_text())
+    noted = fields["sets"]["mine"].pop("fingerprints")
+    path.write_text(json.dumps(fields))
+    again = ScriptedAsker(script=half_right)
+    assert evaluate(tmp_path, again) == first and again.asks == []
+    assert json.loads(path.read_text())["sets"]["mine"]["fingerprints"] == noted
+    assert noted.keys() == {problem.id for problem in PROBLEMS}
+
+
+def test_another_model_is_refused_and_nothing_changed(tmp_path: Path) -> None:
     evaluate(tmp_path, half_right)
     before = (tmp_path / "benchmarks.json").read_bytes()
     with pytest.raises(ValueError, match="model: 'scripted' there, 'other' now"):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
@@ -195,6 +196,56 @@ def test_a_run_is_read_with_its_evaluations(report: Path) -> None:
     run = load_training_run(report.parent / "runs" / "drawn")
     assert [step for step, _ in run.evaluations] == [10, 20]
     assert run.num_steps == 20 and run.final("no/such") is None
+
+
+def test_evaluations_of_one_checkpoint_count_together(tmp_path: Path) -> None:
+    write_run(tmp_path / "drawn", 16, 24, 0.8)
+    for name in ("bench_aime", "bench_hmmt"):
+        manifest = dataclasses.replace(manifest_of(name=name, samples=1), model_path="drawn/checkpoints/step_000010")
+        asker = ScriptedAsker(script=script)
+        run_sets({name: PROBLEMS}, BenchmarkFolder(tmp_path / "drawn" / name), manifest, asker, FakeScorer())
+    shutil.copytree(tmp_path / "drawn" / "bench_hmmt", tmp_path / "drawn" / "bench_hmmt_again")
+    ((step, results),) = load_training_run(tmp_path / "drawn").evaluations
+    assert step == 10 and [result.name for result in results] == ["bench_aime", "bench_hmmt"]
+
+
+def test_a_benchmark_without_a_scored_solo_answer_is_named_and_hides_no_other(tmp_path: Path) -> None:
+    manifest = manifest_of(samples=1, name="one", pool_size=4)
+    manifest = dataclasses.replace(manifest, sets={**manifest.sets, **manifest_of(samples=1, name="two").sets})
+    spoilt = [dataclasses.replace(problem, ground_truth="spoilt") for problem in PROBLEMS]
+
+    def fails(ask: Ask, sample: int) -> Reply:
+        return says("crash") if ask.problem.ground_truth == "spoilt" else script(ask, sample)
+
+    evaluation, asker = BenchmarkFolder(tmp_path / "eval"), ScriptedAsker(script=fails)
+    results = run_sets({"one": spoilt, "two": PROBLEMS}, evaluation, manifest, asker, FakeScorer())
+    assert [result.name for result in results] == ["two"]
+    page = write_paper_report(tmp_path / "eval", tmp_path / "out").page.read_text()
+    assert "because none of their solo answers could be scored: ONE: 16 failed." in page
+    alone = manifest_of(samples=1, name="one", pool_size=4)
+    with pytest.raises(ValueError, match=r"no solo answer of one in .* could be generated and scored; run"):
+        run_sets({"one": spoilt}, BenchmarkFolder(tmp_path / "alone"), alone, asker, FakeScorer())
+
+
+def test_the_page_tells_failed_and_missing_runs_of_baselines_too(tmp_path: Path) -> None:
+    """Of two benchmarks: every K = [8] run of the first fails; the second is stopped within its last baseline."""
+
+    def fails(ask: Ask, sample: int) -> Reply:
+        if len(ask.messages) == 8 and ask.problem.ground_truth.endswith("first"):
+            return Reply(text="", finish="failed", generated_tokens=0, error="the connection broke")
+        return script(ask, sample)
+
+    manifest = manifest_of(samples=2, name="one", configurations=[[8]], baselines=["aggregation"])
+    manifest = dataclasses.replace(manifest, sets={**manifest.sets, **manifest_of(samples=2, name="two").sets})
+    first = [dataclasses.replace(problem, ground_truth=f"right{i}first") for i, problem in enumerate(PROBLEMS)]
+    evaluation = BenchmarkFolder(tmp_path / "eval")
+    run_sets({"one": first, "two": PROBLEMS}, evaluation, manifest, ScriptedAsker(script=fails), FakeScorer())
+    answers = evaluation.answers("two")
+    answers.write_text("".join(answers.read_text().splitlines(keepends=True)[:-3]))
+    page = write_paper_report(tmp_path / "eval", tmp_path / "out").page.read_text()
+    assert "no table shows because every run of them failed: ONE, K=[8]: 8." in page
+    assert "generating or scoring them failed: ONE: 8." in page
+    assert "has not made yet: TWO: 3." in page
 
 
 @pytest.mark.parametrize(("tokens", "text"), [(450, "450"), (1_700, "1.7k"), (50_000, "50k"), (1_873_000, "1,873k")])
