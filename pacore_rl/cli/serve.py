@@ -154,7 +154,7 @@ def _check_port(host: str, port: int) -> None:
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
                 raise ValueError(
-                    f"--host {host} is no address of this machine ({error.strerror}); give one that is, 127.0.0.1 for "
-                    "this machine alone or 0.0.0.0 for all its networks."
+                    f"--host {host} is no address of this machine ({error.strerror}); give one that is, such as "
+                    "127.0.0.1, which this machine alone can reach."
                 ) from error
             raise
