@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def _rows_of_lines(path: Path) -> Iterator[tuple[str, Any]]:
                     yield where, json.loads(line)
                 except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
                     yield where, f"{where} is not JSON in UTF-8 ({error})"
+                except ValueError:  # the only other one of json.loads
+                    yield where, _holds_long_integer(where)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         if number == 0:
             raise ValueError(f"{path} is cut short or not gzip ({error}); copy or download it again.") from error
@@ -74,13 +77,40 @@ def _rows_of_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _rows_of_array(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        rows = json.loads(path.read_bytes(), parse_int=_integer)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON in UTF-8 ({error}); correct it.") from error
     if not isinstance(rows, list):
         raise ValueError(f"{path} must hold one JSON array of records; for one record a line, name it .jsonl.")
     for number, row in enumerate(rows, start=1):
-        yield f"{path}, record {number}", row
+        where = f"{path}, record {number}"
+        yield where, _holds_long_integer(where) if _has_long_integer(row) else row
+
+
+class _LongInteger:
+    """Stands for an integer with more digits than Python converts."""
+
+
+def _integer(digits: str) -> int | _LongInteger:
+    try:
+        return int(digits)
+    except ValueError:
+        return _LongInteger()
+
+
+def _has_long_integer(value: Any) -> bool:
+    values = [value]
+    while values:  # not recursive: what json.loads can nest may be deeper than a function can
+        value = values.pop()
+        if isinstance(value, _LongInteger):
+            return True
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return False
+
+
+def _holds_long_integer(where: str) -> str:
+    most = sys.get_int_max_str_digits()
+    return f"{where} holds an integer of more than {most:,} digits; write it as text, or remove the record"
 
 
 def _rows_of_parquet(path: Path) -> Iterator[tuple[str, Any]]:

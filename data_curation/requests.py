@@ -33,7 +33,9 @@ _LABELS: tuple[tuple[re.Pattern[str], Sequence[str]], ...] = (
 """How parts are labelled, and the order of the labels."""
 
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|``[^']*''|(?<!\w)'[^'\n]*'(?!\w)|«[^»]*»")
-_BRACKETED = re.compile(r"[(（\[][^()（）\[\]]*[?？][^()（）\[\]]*[)）\]]")
+_BRACKETED = re.compile(r"[(（\[][^()（）\[\]]*[)）\]]")
+_SENTENCE_END = re.compile(r"([.?!。？！\n])")
+_WHITESPACE = re.compile(r"\s+")
 
 _INTERROGATIVE = re.compile(
     r"\b(?:what|which|who|whom|whose|how|when|where|why|many)\b|[\u4e00-\u9fff]"
@@ -95,8 +97,6 @@ _COLLECTION_WORDS = "|".join(
 )
 _COLLECTION = re.compile(rf"\b(?:{_COLLECTION_WORDS})\b|所有|全部|解集|哪些|分别|坐标|区间|范围|解", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?:\\!)?(?=\d{3}(?!\d))")
-_ONE_VALUE = ("\\{", "\\begin", "\\cup", "\\in", "\\text", "\\le", "\\ge", "<", ">")
-"""Signs of a set, a matrix, an interval, a condition: its commas separate no answers."""
 _SPACING = re.compile(r"\\[,;:! ]")
 _SEPARATOR = re.compile(r"[,;]|\\text\s*\{\s*,?\s*and\s*\}|\s+and\s+|\\quad|，|；")
 
@@ -126,6 +126,14 @@ _ANYTHING = re.compile(
 )
 
 
+def squeezed(text: str) -> str:
+    """The text with one space, or one line break, for each run of whitespace.
+
+    The patterns here take time quadratic in such a run: pass them what this returns.
+    """
+    return _WHITESPACE.sub(lambda run: "\n" if "\n" in run[0] else " ", text)
+
+
 def asking_parts(text: str) -> tuple[str, ...]:
     """Labels of the numbered parts that ask for something, in order; () where there are no two parts.
 
@@ -153,10 +161,15 @@ def _part_asks(part: str) -> bool:
 
 def questions(text: str) -> tuple[str, ...]:
     """The different sentences that end in a question mark, quoted and bracketed ones left out."""
-    bare = _BRACKETED.sub(" ", _QUOTED.sub(" ", _MATHS.sub(" x ", text)))
-    sentences = re.findall(r"[^.?!。？！\n]*[?？]", bare)
+    bare = _BRACKETED.sub(_unless_asking, _QUOTED.sub(" ", _MATHS.sub(" x ", text)))
+    pieces = _SENTENCE_END.split(bare)
+    sentences = (body + end for body, end in zip(pieces[::2], pieces[1::2], strict=False) if end in "?？")
     asked = dict.fromkeys(" ".join(sentence.split()) for sentence in sentences)
     return tuple(one for one in asked if _INTERROGATIVE.search(one) and not _SAME_QUESTION.match(one))
+
+
+def _unless_asking(bracketed: re.Match[str]) -> str:
+    return " " if "?" in bracketed[0] or "？" in bracketed[0] else bracketed[0]
 
 
 def open_request(text: str) -> str | None:
@@ -182,13 +195,12 @@ def answer_parts(answer: str) -> tuple[str, ...]:
 
     ``1,234`` is one number.
     """
-    text = _SPACING.sub(" ", _THOUSANDS.sub("", answer.strip().strip("$")))
+    text = _SPACING.sub(" ", _THOUSANDS.sub("", squeezed(answer).strip().strip("$")))
     depth, flat = 0, []
     for character in text:
         depth += (character in "([{") - (character in ")]}")
         flat.append(" " if depth > 0 or character in ")]}" else character)
-    if any(
-        mark in text for mark in ("\\left\\{", "\\{", "\\begin", "\\cup", "\\in", "\\text", "\\le", "\\ge", "<", ">")
-    ):
+    # Signs of a set, a matrix, an interval, a condition: its commas separate no answers.
+    if any(mark in text for mark in ("\\{", "\\begin", "\\cup", "\\in", "\\text", "\\le", "\\ge", "<", ">")):
         return (text,)
-    return tuple(part for part in _SEPARATOR.split("".join(flat)) if part.strip()) or (text,)
+    return tuple(part for part in _SEPARATOR.split(squeezed("".join(flat))) if part.strip()) or (text,)

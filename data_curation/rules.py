@@ -80,7 +80,7 @@ def length(candidate: Candidate, config: RulesConfig) -> str | None:
 
 def image_or_link(candidate: Candidate, config: RulesConfig) -> str | None:
     """A picture, a link, or a reference to a figure that the text does not hold."""
-    text = candidate.statement
+    text = _text(candidate)
     for pattern, what in ((_PICTURE, "a picture"), (_LINK, "a link"), (_NEEDS_FIGURE, "a figure is referred to")):
         if found := pattern.search(text):
             return f"{what}: {_around(text, found)}"
@@ -92,42 +92,42 @@ def image_or_link(candidate: Candidate, config: RulesConfig) -> str | None:
 
 def multi_part(candidate: Candidate, config: RulesConfig) -> str | None:
     """Several numbered parts of which at least two ask for something."""
-    asking = requests.asking_parts(candidate.statement)
+    asking = requests.asking_parts(_text(candidate))
     return f"{len(asking)} parts ask for something: {', '.join(asking)}" if len(asking) > 1 else None
 
 
 def several_answers(candidate: Candidate, config: RulesConfig) -> str | None:
     """More than one quantity is requested. A set, a tuple or all solutions of one question are one answer."""
-    questions = requests.questions(candidate.statement)
+    questions = requests.questions(_text(candidate))
     if len(questions) > 1:
         return f"{len(questions)} questions: {' / '.join(question[-60:] for question in questions[:3])}"
     parts = requests.answer_parts(candidate.problem.ground_truth)
-    if len(parts) > 1 and not requests.asks_for_a_collection(candidate.statement):
+    if len(parts) > 1 and not requests.asks_for_a_collection(_text(candidate)):
         return f"the answer lists {len(parts)} values, but no collection is asked for"
     return None
 
 
 def open_ended(candidate: Candidate, config: RulesConfig) -> str | None:
     """A proof, an explanation, a construction or any example is asked for: nothing that can be compared."""
-    request = requests.open_request(candidate.statement)
+    request = requests.open_request(_text(candidate))
     return None if request is None else f"asks for prose or a construction: {request}"
 
 
 def no_request(candidate: Candidate, config: RulesConfig) -> str | None:
     """Nothing is asked."""
-    return None if requests.asks_anything(candidate.statement) else "no question, no blank, no request"
+    return None if requests.asks_anything(_text(candidate)) else "no question, no blank, no request"
 
 
 def cut_off(candidate: Candidate, config: RulesConfig) -> str | None:
     """The statement breaks off within a sentence."""
-    text = candidate.statement.rstrip()
+    text = _text(candidate).rstrip()
     return f"ends in {text[-30:]!r}" if _CUT_OFF.search(text) else None
 
 
 def states_answer(candidate: Candidate, config: RulesConfig) -> str | None:
     """The statement gives its own answer or solution."""
-    found = _STATED_ANSWER.search(candidate.statement)
-    return f"states its answer: {_around(candidate.statement, found)}" if found else None
+    found = _STATED_ANSWER.search(_text(candidate))
+    return f"states its answer: {_around(_text(candidate), found)}" if found else None
 
 
 def prose_answer(candidate: Candidate, config: RulesConfig) -> str | None:
@@ -227,6 +227,11 @@ def _words(text: str) -> list[str]:
     inner = _LATEX_WORD.sub(lambda match: f" {match[1] or ''} ", inner)
     words = [word for word in _WORD.findall(inner) if word.lower() not in _FUNCTION_NAMES | {"and", "or"}]
     return [word for word in words if word.lower() not in ("begin", "end", "pmatrix", "cases", "array", "quad", "if")]
+
+
+def _text(candidate: Candidate) -> str:
+    """What the rules read: the statement, without long runs of whitespace."""
+    return requests.squeezed(candidate.statement)
 
 
 def _around(text: str, found: re.Match[str]) -> str:

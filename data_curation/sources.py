@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from data_curation.known_solutions import solutions_of_record
 from data_curation.raw_records import RawRecord, read_records
 from data_curation.records import Candidate, Drop
+from data_curation.store import row_of
 from pacore_rl.config_curation import SourceConfig
 from pacore_rl.problems import problem_of_record
 from pacore_rl.rewards.code import shapes
@@ -51,8 +54,8 @@ def read_source(name: str, config: SourceConfig) -> Iterator[Candidate | Drop]:
         try:
             candidate = candidate_of(raw, name, config)
         except ValueError as error:
-            excerpt = " ".join(str(raw.fields.get("problem") or raw.fields)[:200].split())
-            yield Drop(id=f"{name}/{number + 1}", source=name, step=READ, reason=str(error), excerpt=excerpt)
+            excerpt = " ".join(_readable(str(raw.fields.get("problem") or raw.fields)[:200]).split())
+            yield Drop(id=f"{name}/{number + 1}", source=name, step=READ, reason=_readable(str(error)), excerpt=excerpt)
             continue
         if candidate.id in seen:
             digest = hashlib.blake2b((candidate.statement + candidate.problem.ground_truth).encode(), digest_size=4)
@@ -78,7 +81,7 @@ def candidate_of(raw: RawRecord, name: str, config: SourceConfig) -> Candidate:
     }
     if problem.source and problem.source != name:
         tags["origin"] = problem.source
-    return Candidate(
+    candidate = Candidate(
         problem=dataclasses.replace(problem, id=f"{name}/{problem.id}", reward=reward, source=name, tags=tags),
         licence=str(record.get("licence") or record.get("license") or config.licence),
         contest=str(record.get("contest") or config.contest),
@@ -86,6 +89,8 @@ def candidate_of(raw: RawRecord, name: str, config: SourceConfig) -> Candidate:
         responses=tuple(str(text) for text in record.get("responses") or ()),
         solutions=solutions_of_record(record) if reward == "code" else (),
     )
+    _check_writable(candidate, raw.where)
+    return candidate
 
 
 _OWN_KEYS = frozenset("licence license contest year contest_date solution prompt reward_model".split())
@@ -122,6 +127,7 @@ def _stripped(problem: Problem, config: SourceConfig) -> Problem:
 
 def _with_answer(record: dict[str, Any]) -> dict[str, Any]:
     """The bare answer of a record whose answer or solution text holds it."""
+    record |= {key: None for key in ("answer", "ground_truth") if _is_no_number(record.get(key))}
     answer, solution = record.get("answer"), record.get("solution")
     if isinstance(answer, str) and "####" in answer and (found := _HASHES.search(answer)):
         return {**record, "answer": found[1].replace(",", "")}
@@ -136,9 +142,35 @@ def _with_named_topics(record: dict[str, Any]) -> dict[str, Any]:
     topics = record.get("tags")
     if isinstance(topics, list):
         return {**record, "tags": {"topics": ", ".join(map(str, topics))}}
-    if isinstance(topics, str) and topics.strip() and not topics.lstrip().startswith("{"):
-        return {**record, "tags": {"topics": topics}}
+    if isinstance(topics, str) and not _is_json_object(topics):
+        return {**record, "tags": {"topics": topics} if topics.strip() else {}}
     return record
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_no_number(value: Any) -> bool:
+    """Whether an answer is NaN or infinite, as missing values are written; also where it is {"answer": NaN}."""
+    value = value.get("answer") if isinstance(value, Mapping) else value
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _check_writable(candidate: Candidate, where: str) -> None:
+    """Raise ValueError for half a surrogate pair: JSON can escape one ("\\ud835"), UTF-8 (and Parquet) holds none."""
+    try:
+        json.dumps(row_of(candidate), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        around = _readable(error.object[max(0, error.start - 20) : error.end + 20])
+        raise ValueError(f"{where}: half a surrogate pair in {around!r}; write the whole character.") from error
+
+
+def _readable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _suite(problem: Problem, record: Mapping[str, Any], reward: str | None) -> TestSuite | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 from candidates import candidate
 
+from data_curation.requests import questions, squeezed
 from data_curation.rule_quality import measure_rules
 from data_curation.rules import ALL_RULES, RULES, ParsedAnswers, TextRules
 from pacore_rl.config import RewardConfig
@@ -79,6 +81,24 @@ def test_a_rule_can_be_switched_off_and_an_unknown_one_is_refused() -> None:
     assert TextRules(config=RulesConfig(off=("open_ended",)))([proof]).kept == (proof,)
     with pytest.raises(ValueError, match=r"proofs.*no rule.*open_ended"):
         TextRules(config=RulesConfig(off=("proofs",)))
+
+
+@pytest.mark.parametrize(
+    "filling", ["\n" * 19_000, " " * 19_000, " \n" * 9_000, "?" * 19_000, "x" * 19_000, "(" + "?" * 19_000]
+)
+def test_long_statements_take_linear_time(filling: str) -> None:
+    statement = f"Let x be the number that is{filling} Find x"
+    began = time.perf_counter()
+    for rule, _ in RULES.values():
+        rule(candidate(statement, f"1{filling}2"), RulesConfig())
+    assert time.perf_counter() - began < 5
+
+
+def test_whitespace_and_brackets_do_not_change_what_is_asked() -> None:
+    text = "A (who?) said (so) \n\n  that. What is $x$?\n \nHow many\n are there？ Why"
+    assert questions(squeezed(text)) == questions(text) == ("What is x ?", "are there？")
+    assert questions("Who is it? She asked (who?). How many\tare there？") == ("Who is it?", "How many are there？")
+    assert squeezed(" a \n\n b\t c ") == " a\nb c "
 
 
 def test_rules_for_maths_leave_coding_problems_alone() -> None:

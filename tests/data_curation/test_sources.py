@@ -13,6 +13,7 @@ import pytest
 
 from data_curation.records import Candidate, Drop
 from data_curation.sources import read_source
+from data_curation.store import write_candidates
 from pacore_rl.config_curation import SourceConfig
 from pacore_rl.recipes import load_config
 from pacore_rl.rewards.code.suite import suite_of
@@ -182,3 +183,38 @@ def test_what_a_source_writes_around_its_questions_is_removed(tmp_path: Path) ->
 def test_topics_may_be_text(tmp_path: Path) -> None:
     record = {"problem": "2 + 2?", "answer": "4", "tags": "['Mathematics', 'Greedy algorithms']"}
     assert one(tmp_path / "a.jsonl", record).problem.tags["topics"] == "['Mathematics', 'Greedy algorithms']"
+    for tags, wanted in [
+        ("arithmetic", {"topics": "arithmetic"}),
+        ("{sets}", {"topics": "{sets}"}),
+        ("7", {"topics": "7"}),
+        (' {"level": 5}', {"level": 5}),
+        (" ", {}),
+    ]:
+        assert one(tmp_path / "a.jsonl", {**record, "tags": tags}).problem.tags == wanted
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_values_that_cannot_be_held_are_set_aside(tmp_path: Path, name: str) -> None:
+    bad = [
+        f'{{"problem": "Find $x$.", "answer": "7", "tests": [{"9" * 4301}]}}',
+        '{"problem": "Find \\ud835.", "answer": "7"}',
+        '{"problem": "Find $x$.", "answer": "7", "tags": "{\\"a\\": \\"\\\\ud835\\"}"}',
+        '{"problem": "Find $x$.", "answer": NaN}',
+        '{"problem": "Find $x$.", "answer": -Infinity}',
+        '{"problem": "Find $x$.", "ground_truth": {"answer": 1e999}}',
+    ]
+    good = [
+        '{"id": "1", "problem": "Find $y$.", "answer": "7"}',
+        '{"id": "2", "problem": "Find \\ud835\\udc00.", "answer": NaN, "ground_truth": 8}',
+    ]
+    records = [*bad, *good]
+    (tmp_path / name).write_text("\n".join(records) if name == "a.jsonl" else f"[{','.join(records)}]")
+    found, drops = read(tmp_path / name)
+    assert [(candidate.id, candidate.problem.ground_truth) for candidate in found] == [("s/1", "7"), ("s/2", "8")]
+    assert [drop.id for drop in drops] == [f"s/{number}" for number in range(1, 7)]
+    reasons = [drop.reason for drop in drops]
+    assert "an integer of more than 4,300 digits" in reasons[0]
+    assert all("half a surrogate pair" in reason and "ud835" in reason for reason in reasons[1:3])
+    assert all("no answer" in reason for reason in reasons[3:])
+    write_candidates(tmp_path / "candidates.parquet", found)
+    assert all(f"{drop.reason}{drop.excerpt}".encode() for drop in drops)
