@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,7 +71,7 @@ class Step:
     @property
     def parts(self) -> tuple[Path, ...]:
         """Its parts in order."""
-        return tuple(sorted(self.folder.glob("part-*.parquet")))
+        return _parts(self.folder)
 
     def candidates(self) -> Iterator[Candidate]:
         """What goes on, a part in memory at a time."""
@@ -206,16 +206,25 @@ def _open(work: Path, name: str, settings: object, *, upstream: str) -> tuple[Pa
     if state is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _write_state(folder, key, done=False)
-    return folder, key, bool(state and state.get("done"))
+        _write_state(folder, {"key": key, "done": False})
+        return folder, key, False
+    num_parts = len(_parts(folder))
+    is_whole = (
+        state.get("num_parts", num_parts) == num_parts
+    )  # one that was removed, since it is damaged, is made again
+    return folder, key, bool(state.get("done")) and is_whole
 
 
 def _close(folder: Path, key: str) -> None:
-    _write_state(folder, key, done=True)
+    _write_state(folder, {"key": key, "done": True, "num_parts": len(_parts(folder))})
 
 
-def _write_state(folder: Path, key: str, *, done: bool) -> None:
-    text = json.dumps({"key": key, "done": done})
+def _parts(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("part-*.parquet")))
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    text = json.dumps(state)
     write_atomically(folder / "step.json", lambda file: file.write(text.encode()))
 
 

@@ -34,7 +34,10 @@ class AppendLog:
         self._what = what
 
     def lines(self) -> Iterator[bytes]:
-        """Every whole line of the file, its end left out; a torn last line is removed where nobody is writing it."""
+        """Every whole line of the file, its end left out; a torn last line is removed where nobody is writing it.
+
+        Raises ValueError where all that is there is a line of something else.
+        """
         self.end_bytes = 0
         with self.path.open("rb") as file:
             for line in file:

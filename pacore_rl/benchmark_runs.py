@@ -167,7 +167,7 @@ def run_sets(
             name=name, problems=own, folder=folder, manifest=folder.manifest(), asker=asker, scorer=scorer
         ).run()
     results = summarise(folder)
-    for title, num in unscored_benchmarks(folder).items():
+    for title, num in unscored_benchmarks(folder, results).items():
         console.print(f"  {title}: all {num} solo answers failed", style="yellow", highlight=False, markup=False)
     for result in results:
         for condition, num in result.failed_conditions.items():

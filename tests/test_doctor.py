@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -185,6 +186,19 @@ class TestTrials:
     def test_a_cluster(self, changes: dict[str, float], num_nodes: int | None, status: str) -> None:
         (finding,) = trials.judge_cluster("host:6379", self.TOLD | changes, num_nodes)
         assert finding.status == status and "2 nodes" in finding.seen
+
+    def test_a_cluster_is_looked_at_again_until_its_nodes_have_joined(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nodes = iter([1.0, 1.0, 2.0])
+
+        def probe(command: list[str], limit: float) -> tuple[int, str]:
+            return 0, json.dumps(self.TOLD | {"nodes": next(nodes)})
+
+        monkeypatch.setattr(trials, "run_limited", probe)
+        monkeypatch.setattr(trials, "POLL_SECONDS", 0.01)
+        assert trials.check_cluster("host:6379", 2, wait_seconds=60)[0].status == "ok"
+        assert next(nodes, None) is None
+        nodes = iter([1.0, 2.0])
+        assert trials.check_cluster("host:6379", 2)[0].status == "fail", "without a wait it says what is there now"
 
     def test_two_processes_add_up_a_vector(self) -> None:
         (finding,) = trials.check_all_reduce()

@@ -111,15 +111,17 @@ def infer(
         outputs.add(out)
         summary = answer_questions(loaded, out, options)
         _show(summary, Console())
-        if summary.outcomes.get("failed") == summary.num_problems:
-            Console(stderr=True).print(
-                f"Every problem failed; `error` in the lines of {out} says why. The same command tries them again.",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-            raise typer.Exit(1)
+        _require_answers(summary, out)
         say_done(out, f"pacore-rl infer {questions} --endpoint {endpoint[0]} --level high -o OTHER.jsonl, to compare")
+
+
+def _require_answers(summary: BatchSummary, out: Path) -> None:
+    """End with 1 where nothing but failures came: a script must not go on as if there were answers."""
+    if summary.outcomes.get("failed") != summary.num_problems:
+        return
+    say = f"Every problem failed; `error` in the lines of {out} says why. The same command tries them again."
+    Console(stderr=True).print(say, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1)
 
 
 def _show(summary: BatchSummary, console: Console) -> None:

@@ -31,7 +31,7 @@ def check_all_reduce() -> list[Finding]:
 
 
 def check_cluster(address: str, num_nodes: int | None, wait_seconds: float = 0.0) -> list[Finding]:
-    """Ray cluster"""
+    """Ray cluster; looked at again for ``wait_seconds`` while its head or nodes are missing."""
     deadline = time.monotonic() + wait_seconds
     findings = _look_at_cluster(address, num_nodes)
     while findings[0].status == "fail" and time.monotonic() < deadline:

@@ -62,13 +62,13 @@ class Passes:
         self.num_passes = 0
         """Forward passes, backward passes and optimizer steps so far: a rank that has work and makes none is hung."""
 
-    def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Any]:
-        """What the module returns for each micro-batch, without gradients: log-probs and entropies [a], or values."""
+    def forward(self, micro_batches: Sequence[MicroBatch], **options: bool) -> list[Any]:
+        """What the module, called with ``options``, returns for each micro-batch, without gradients."""
         self.engine.eval()
         outputs: list[Any] = []
         with torch.no_grad():
             for micro in micro_batches:
-                outputs.append(self.engine(**self._inputs(micro)))
+                outputs.append(self.engine(**self._inputs(micro), **options))
                 self.num_passes += 1
         return outputs
 

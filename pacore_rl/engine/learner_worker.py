@@ -110,7 +110,7 @@ class LearnerWorker:
         """Log-probs and entropies [a] of each micro-batch's actions under the current weights."""
         return [
             (log_probs.cpu().numpy(), entropies.cpu().numpy())
-            for log_probs, entropies in self.passes.forward(micro_batches)
+            for log_probs, entropies in self.passes.forward(micro_batches, with_entropies=True)
         ]
 
     def values(self, micro_batches: Sequence[MicroBatch]) -> list[Float32]:

@@ -28,7 +28,7 @@ from pacore_rl.ppo.log_probs import chosen_log_probs, log_probs_and_entropies
 
 
 class PolicyModule(nn.Module):
-    """A causal language model that returns log-probs of chosen tokens, and without gradients entropies too."""
+    """A causal language model that returns log-probs of chosen tokens, and on request entropies."""
 
     def __init__(self, model: PreTrainedModel, *, temperature: float, chunk_tokens: int) -> None:
         super().__init__()
@@ -43,10 +43,12 @@ class PolicyModule(nn.Module):
         action_index: Tensor,
         labels: Tensor,
         sequence_position_ids: Tensor | None = None,
+        *,
+        with_entropies: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """fp32 log-probs [a] of ``labels`` [a], predicted at packed positions ``action_index`` [a].
 
-        Where gradients are off (``torch.no_grad``), entropies [a] come with them.
+        ``with_entropies`` adds the entropies [a], and leaves out all gradients.
 
         ``input_ids`` and ``position_ids`` are [1, T], laid out as in ``pacore_rl.ppo.batch``; where they are one of n
         ranks' slices, ``sequence_position_ids`` are [1, n * T].
@@ -54,7 +56,7 @@ class PolicyModule(nn.Module):
         hidden = _trunk_states(self.model, input_ids, position_ids, sequence_position_ids)
         # Reading the weight inside this forward is what makes ZeRO-3 gather it, now and in the backward pass.
         weight: Tensor = self.model.get_output_embeddings().weight  # pyright: ignore[reportOptionalMemberAccess, reportAssignmentType]
-        compute = chosen_log_probs if torch.is_grad_enabled() else log_probs_and_entropies
+        compute = log_probs_and_entropies if with_entropies else chosen_log_probs
         return compute(
             hidden[action_index],
             weight,

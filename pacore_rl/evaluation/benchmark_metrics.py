@@ -108,14 +108,13 @@ def summarise(folder: BenchmarkFolder) -> tuple[BenchmarkResult, ...]:
     return results
 
 
-def unscored_benchmarks(folder: BenchmarkFolder) -> dict[str, int]:
-    """Those begun without a solo answer that could be generated and scored: title -> how many failed."""
-    manifest = folder.manifest()
-    pools = {name: own_messages(folder, manifest, name) for name in manifest.sets if folder.pool(name).exists()}
+def unscored_benchmarks(folder: BenchmarkFolder, results: Sequence[BenchmarkResult]) -> dict[str, int]:
+    """Those that ``summarise`` left out of its ``results``, by title: how many solo answers failed."""
+    manifest, counted = folder.manifest(), {result.name for result in results}
     return {
-        manifest.sets[name].title: sum(map(len, written.values()))
-        for name, written in pools.items()
-        if not any(_scored(written).values())
+        one.title: sum(map(len, own_messages(folder, manifest, name).values()))
+        for name, one in manifest.sets.items()
+        if name not in counted and folder.pool(name).exists()
     }
 
 

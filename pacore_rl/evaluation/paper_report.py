@@ -55,7 +55,7 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
         _write(out / f"{table.name}.md", table.markdown())
         _write(out / f"{table.name}.csv", table.csv())
     page = out / "report.md"
-    _write(page, _page(model, results, unscored_benchmarks(evaluation), tables, figures))
+    _write(page, _page(model, results, unscored_benchmarks(evaluation, results), tables, figures))
     return PaperReport(tables=tables, figures=figures, page=page)
 
 

@@ -51,7 +51,7 @@ class AnswerFile:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is writing to {path}; wait for it, or give another file.") from None
-        _require_answers(path)
+        _require_answer_file(path)
         cut_torn_line(path)
         self.done: dict[str, Mapping[str, Any]] = {}
         """The records of the file by id; none of which calls failed."""
@@ -98,13 +98,13 @@ class AnswerFile:
                     f"{where} was made under other settings ({', '.join(sorted(other)) or 'schema_version'}); give the "
                     "same ones to go on with it, or another file with -o."
                 )
-            made_for = record.get("question", self._questions.get(id))  # earlier files do not say
-            if made_for != self._questions.get(id, made_for):
+            asked = self._questions.get(id)
+            if asked is not None and record.get("question", asked) != asked:  # lines of earlier releases do not say
                 raise ValueError(
                     f"{where} answers another question under the id {id!r} than the one asked now; ids that are left "
                     "out are positions of lines, so give ids, or another file with -o."
                 )
-            if has_failed and id not in self._questions:
+            if has_failed and asked is None:
                 self.unasked.append(record)
             elif has_failed:
                 num_failed += 1
@@ -113,7 +113,7 @@ class AnswerFile:
         return num_failed
 
 
-def _require_answers(path: Path) -> None:
+def _require_answer_file(path: Path) -> None:
     """Refuse a file of something else before anything in it is taken for the torn line of a crash."""
     if not path.exists():
         return

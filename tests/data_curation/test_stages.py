@@ -16,6 +16,9 @@ from data_curation.stages import (
     stage1_keep,
     stage2_plan,
 )
+from pacore_rl.config import Config
+from pacore_rl.curation_runs import curate_stage1
+from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.types import Outcome, PoolMessage, Problem, Turn, Verdict
 
@@ -72,6 +75,28 @@ def test_select_stage_1_thresholds_are_parameters(tmp_path: Path) -> None:
     problems = [problem("a"), problem("b", "code"), problem("few")]
     kept, report = select_stage1(problems, pool, 0.75, upper_by_reward={"code": 1.0}, min_messages=4)
     assert [p.id for p in kept] == ["a", "b"] and report.num_unscored == 1
+
+
+def test_the_command_takes_the_recipes_thresholds(tmp_path: Path) -> None:
+    problems, pool = tmp_path / "problems.jsonl", MessagePool.open(tmp_path / "pool.jsonl")
+    save_problems(problems, [problem("a"), problem("b"), problem("few")])
+    pool.append([*messages("a", 1, 4), *messages("b", 3, 4), *messages("few", 1, 3)])
+
+    def kept(**stages: float) -> list[str]:
+        config = Config.model_validate(
+            {
+                "model": {"path": "unused"},
+                "data": {"problems": str(problems)},
+                "synthesis": {"min_messages": 0, "max_messages": 0},
+                "curation": {"stages": stages},
+            }
+        )
+        out = curate_stage1(config, problems=problems, pool=pool.path, out=tmp_path / "stage1.jsonl")
+        return [one.id for one in load_problems(out)]
+
+    assert kept() == ["a", "few"]
+    assert kept(stage1_upper=0.9) == ["a", "b", "few"]
+    assert kept(min_messages=4) == ["a"]
 
 
 def test_select_stage_2() -> None:

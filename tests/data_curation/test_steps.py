@@ -53,6 +53,22 @@ def test_a_slow_filter_is_followed_within_its_parts(tmp_path: Path, reached: lis
     assert reached == [(unit, 2, 6), (unit, 4, 6), (unit, 4, 6), (unit, 6, 6), (unit, 6, 6)]
 
 
+def test_a_part_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    """As the message about a damaged one advises."""
+
+    def run() -> list[str]:
+        records = [candidate(f"p{number}") for number in range(6)]
+        read = read_step(tmp_path, lambda: iter(records), settings=None, records_per_part=2)
+        return [one.id for one in filter_step(tmp_path, read, 2, Halting(), settings=None).candidates()]
+
+    everything = run()
+    assert len(everything) == 6
+    for folder in ("1_read", "2_halting"):
+        (part,) = tmp_path.glob(f"{folder}/part-*1.parquet")
+        part.unlink()
+        assert run() == everything and part.is_file()
+
+
 def test_a_judge_tells_each_ballot(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     filter, _ = judge(tmp_path, lambda _prompt, _seed: YES)

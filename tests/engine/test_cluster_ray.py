@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import services
 from ray.cluster_utils import Cluster
 
 from pacore_rl.config import Config
@@ -153,6 +154,15 @@ def test_an_address_where_no_cluster_is_says_so_at_once() -> None:
             resolve_address(f"127.0.0.1:{port}")
     with pytest.raises(ValueError, match="is not host:port"):
         resolve_address("ray.example")
+
+
+def test_auto_where_no_cluster_runs_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray looks for processes and notes of any cluster on this machine, such as other tests': here it finds none."""
+    monkeypatch.setattr(services, "find_gcs_addresses", frozenset)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda temp_dir: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match="no Ray cluster runs on this machine; start one with `ray start --head`"):
+        resolve_address("auto")
 
 
 def test_a_port_that_something_else_uses_is_told_apart_from_ray() -> None:

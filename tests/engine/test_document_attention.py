@@ -101,7 +101,7 @@ def test_alone_equals_plain_transformers(tiny_model_dir: Path) -> None:
     out = torch.empty(batch.num_actions)
     with torch.no_grad():
         for micro in micros:
-            out[torch.from_numpy(micro.slots)] = ours(*inputs(micro))[0]
+            out[torch.from_numpy(micro.slots)] = ours(*inputs(micro))
         expected = [
             torch.log_softmax(plain(torch.from_numpy(ids)[None].long()).logits[0, :-1].float(), -1)
             .gather(1, torch.from_numpy(ids[1:]).long()[:, None])

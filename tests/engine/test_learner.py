@@ -102,6 +102,18 @@ def plain_gradient(model: Path, old_A: np.ndarray) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in module.model.named_parameters() if p.grad is not None}
 
 
+def plain_entropies(model: Path) -> np.ndarray:
+    """Of every action token, from whole rows of logits."""
+    policy = load_policy(ModelConfig(path=str(model)), torch.float32)
+    ((micro,),) = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
+    ids, positions = (torch.from_numpy(array[None]).long() for array in (micro.token_ids, micro.position_ids))
+    entropies = np.empty(BATCH.num_actions, np.float32)
+    with torch.no_grad():
+        logits = policy(input_ids=ids, position_ids=positions, use_cache=False).logits[0, micro.action_index] / 0.9
+        entropies[micro.slots] = torch.distributions.Categorical(logits=logits).entropy().numpy()
+    return entropies
+
+
 def test_every_layout_gives_the_same_update(
     actors: dict[str, ActorGroup], tiny_model_dir: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +121,7 @@ def test_every_layout_gives_the_same_update(
     log_probs = {name: pending.result()[0] for name, pending in before.items()}
     old_A = log_probs["one rank"]
     grads = plain_gradient(tiny_model_dir, old_A)
+    entropies = plain_entropies(tiny_model_dir)
     norm = float(torch.sqrt(sum((g.square().sum() for g in grads.values()), torch.zeros(()))))
 
     updates = {name: group.update(BATCH, old_A, ADVANTAGES_A, step=1) for name, group in actors.items()}
@@ -138,6 +151,7 @@ def test_every_layout_gives_the_same_update(
         assert 0.0 <= metrics[name]["padding_share"] < 0.02
         assert metrics[name]["loss"] == pytest.approx(-float(ADVANTAGES_A.mean()), abs=1e-6)
         assert metrics[name]["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+        np.testing.assert_allclose(before[name].result()[1], entropies, atol=1e-4)
         assert weights[name].keys() == start.keys()
         for key, value in weights[name].items():
             sure = grads[key].abs() > 1e-6 * max(1.0, norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -327,6 +328,21 @@ def test_the_command_prints_json_and_ends_with_the_verdict() -> None:
     assert told["fits"] is False and told["gpus"]["needed"] == 64
     actor = told["roles"]["actor"]
     assert actor["gpu_bytes"] == sum(part["gpu_bytes"] for part in actor["parts"])
+
+
+def test_the_command_shows_what_sleeps_on_the_host() -> None:
+    ended = cli("recipes/finetune/qwen3_4b_8gpu.yaml", "--gpus", "8", "--gpu-memory", "80GiB")
+    assert ended.returncode == 0, ended.stderr
+    assert len(re.findall(r"asleep +[^0-9]*0\.00[^0-9]+[1-9][0-9]*\.", ended.stdout)) == 2, ended.stdout
+
+
+def test_the_command_advises_by_what_is_short() -> None:
+    memory = ("--gpus", "64", "--gpu-memory", "80GiB")
+    host = cli("recipes/pacore_8b/stage1.yaml", *memory, "--host-memory", "50GiB")
+    assert host.returncode == 1 and "take hosts with more memory" in host.stdout, host.stdout
+    window = cli("recipes/pacore_8b/rlvr.yaml", *memory)
+    assert window.returncode == 1 and "take a checkpoint with more positions" in window.stdout, window.stdout
+    assert "larger or more GPUs" not in host.stdout + window.stdout
 
 
 def test_the_command_shows_the_sum_of_the_smallest_cluster() -> None:
