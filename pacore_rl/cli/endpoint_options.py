@@ -15,6 +15,13 @@ Endpoints = Annotated[
     list[str],
     typer.Option("--endpoint", help="An OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; repeat for more."),
 ]
+ModelName = Annotated[
+    str | None, typer.Option(help="Name of the model at the endpoint.", show_default="the only one it serves")
+]
+Compaction = Annotated[
+    str,
+    typer.Option(help="What the next round reads: after_reasoning, or none (all of it, for models without reasoning)."),
+]
 KeyVariable = Annotated[str, typer.Option(help="Environment variable that holds the endpoint's API key.")]
 ReserveTokens = Annotated[
     int | None,

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from pacore_rl.cli.endpoint_options import (
+    Compaction,
     DeadlineSeconds,
     EndOfReasoning,
     Endpoints,
@@ -16,6 +17,7 @@ from pacore_rl.cli.endpoint_options import (
     IdleSeconds,
     KeyVariable,
     MaxOpenCalls,
+    ModelName,
     Quorum,
     ReserveTokens,
     Retries,
@@ -39,9 +41,7 @@ def infer(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File of the answers (JSON Lines); completed if it is there.")
     ],
-    model: Annotated[
-        str | None, typer.Option(help="Name of the model at the endpoint.", show_default="the only one it serves")
-    ] = None,
+    model: ModelName = None,
     level: Annotated[str, typer.Option(help="low, medium, high, or samples per round such as 32,4.")] = "medium",
     seed: Annotated[int, typer.Option(help="Of samples and message orders.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 1.0,
@@ -49,9 +49,7 @@ def infer(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Limit of every trajectory.", show_default="the window")
     ] = None,
-    compaction: Annotated[
-        str, typer.Option(help="What of a trajectory the next round reads: after_reasoning, or none (all of it).")
-    ] = "after_reasoning",
+    compaction: Compaction = "after_reasoning",
     quorum: Quorum = None,
     deadline_seconds: DeadlineSeconds = 0.0,
     end_of_reasoning: EndOfReasoning = "</think>",

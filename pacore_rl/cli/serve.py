@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from pacore_rl.cli.endpoint_options import (
+    Compaction,
     DeadlineSeconds,
     EndOfReasoning,
     Endpoints,
@@ -19,6 +20,7 @@ from pacore_rl.cli.endpoint_options import (
     IdleSeconds,
     KeyVariable,
     MaxOpenCalls,
+    ModelName,
     Quorum,
     ReserveTokens,
     Retries,
@@ -37,9 +39,7 @@ def serve(
     endpoint: Endpoints,
     host: Annotated[str, typer.Option(help="Address to listen at; beyond loopback it needs an API key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen at.")] = 8100,
-    model: Annotated[
-        str | None, typer.Option(help="Name of the model at the endpoint.", show_default="the only one it serves")
-    ] = None,
+    model: ModelName = None,
     api_keys_file: Annotated[
         Path | None, typer.Option(help="Keys that callers must send, one a line; also PACORE_RL_API_KEYS=KEY,KEY.")
     ] = None,
@@ -47,9 +47,7 @@ def serve(
     temperature: Annotated[float, typer.Option(min=0, help="Where a request names none.")] = 1.0,
     quorum: Quorum = None,
     deadline_seconds: DeadlineSeconds = 0.0,
-    compaction: Annotated[
-        str, typer.Option(help="What the next round reads: after_reasoning, or none (for models without reasoning).")
-    ] = "after_reasoning",
+    compaction: Compaction = "after_reasoning",
     end_of_reasoning: EndOfReasoning = "</think>",
     reserve_tokens: ReserveTokens = None,
     window_tokens: WindowTokens = None,

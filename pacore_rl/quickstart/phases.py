@@ -92,13 +92,14 @@ class Quickstart:
         }
         before = self.evaluate(sets, "before")
 
-        phase(4, f"PPO on stage 1: {plan.stage1_steps} steps")
+        num_steps = plan.stage1_steps + plan.stage2_steps
+        phase(4, f"PPO on stage 1: steps 1 to {plan.stage1_steps} of {num_steps}")
         self.train(stage1, train_pool, sets["held_out"], first_step=1, steps=plan.stage1_steps)
 
         phase(5, "stage 2: messages of the stage-1 policy; keep what is sometimes right")
         stage2, stage2_pool = self.make_stage2(stage1)
 
-        phase(6, f"PPO on stage 2: {plan.stage2_steps} steps")
+        phase(6, f"PPO on stage 2: steps {plan.stage1_steps + 1} to {num_steps}")
         self.train(stage2, stage2_pool, sets["held_out"], first_step=plan.stage1_steps + 1, steps=plan.stage2_steps)
 
         phase(7, "evaluation after training")
@@ -219,10 +220,9 @@ class Quickstart:
         """Reports by set name, stored as ``<when>_<set>.json``."""
         self.engine.turn_to("generation")
         reports = {}
+        num_configurations = len(self.config.evaluation.configurations)
         for name, held_out in sets.items():
-            console.print(
-                f"  {name}: {len(held_out.problems)} problems, {len(self.config.evaluation.configurations)} K"
-            )
+            console.print(f"  {name}: {len(held_out.problems)} problems, {num_configurations} configurations K")
             path = self.config.run_dir / f"{when}_{name}.json"
             if path.exists():
                 say(f"kept from {path}")
