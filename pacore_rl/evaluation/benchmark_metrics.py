@@ -18,7 +18,7 @@ from pacore_rl.evaluation.benchmark_results import BenchmarkResult, ConditionRes
 from pacore_rl.evaluation.conditions import Allowance, Condition, rounds_of, sequential_of
 from pacore_rl.evaluation.configurations import SelfConsistencyPoint
 from pacore_rl.evaluation.equivalence import merged
-from pacore_rl.evaluation.statistics import Estimate, mean_with_interval, paired_difference
+from pacore_rl.evaluation.statistics import Estimate, mean_amount, mean_share, paired_difference
 from pacore_rl.evaluation.voting import majority_vote, pass_at_k, self_consistency
 from pacore_rl.synthesis.draws import draw_rng
 from pacore_rl.synthesis.message_pool import MessagePool, is_scored
@@ -127,7 +127,7 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
     if not any(counted.values()):
         return None
     votes = {id: merged(verdicts, stands_for.get(id, {})) for id, verdicts in counted.items()}
-    solo_tokens = _estimate(_solo_tokens(pools))
+    solo_tokens = mean_amount(_solo_tokens(pools))
     votable = one.reward not in NOT_VOTED_ON
     tools = _Votes(verdicts=votes, solo_tokens=solo_tokens.mean, settings=settings, votable=votable)
     right = [[float(verdict.correct) for verdict in verdicts] for verdicts in counted.values()]
@@ -147,10 +147,10 @@ def _summarise(folder: BenchmarkFolder, manifest: Manifest, name: str) -> Benchm
         name=name,
         title=one.title,
         problem_ids=one.problem_ids,
-        solo=_estimate([_mean(own) for own in right]),
+        solo=mean_share([_mean(own) for own in right]),
         solo_tokens=solo_tokens,
         solo_pass_at=_pass_at(right, settings.pass_at),
-        majority_vote=_estimate([majority_vote(v) if v else None for v in votes.values()]) if votable else None,
+        majority_vote=mean_share([majority_vote(v) if v else None for v in votes.values()]) if votable else None,
         self_consistency=tuple(tools.vote(k) for k in settings.vote_sizes if k <= smallest) if votable else (),
         conditions=tuple(
             _with_baselines(results, c, grouped[c], pools, tools) for c in (*named, *earlier) if c in results
@@ -196,7 +196,7 @@ class _Votes:
         values = tuple(credit(id, verdicts) if verdicts else None for id, verdicts in self.verdicts.items())
         largest = min(k, max(map(len, self.verdicts.values())))
         return SelfConsistencyPoint(
-            k=largest, ttc_tokens=largest * self.solo_tokens, accuracy=_estimate(values), by_problem=values
+            k=largest, ttc_tokens=largest * self.solo_tokens, accuracy=mean_share(values), by_problem=values
         )
 
 
@@ -227,7 +227,7 @@ def _with_baselines(
             num_trajectories=k,
             **points,
             others=tuple(others),
-            minus={name: _difference(own.by_problem, baseline) for name, baseline in values.items()},
+            minus={name: paired_difference(own.by_problem, baseline) for name, baseline in values.items()},
         ),
     )
 
@@ -257,13 +257,15 @@ def _condition_result(
     answers = [[answer for record in own for answer in record.answers] for own in counted]
     return ConditionResult(
         condition=condition,
-        accuracy=_estimate(accuracy),
-        ttc_tokens=_estimate(_ttc(counted)),
+        accuracy=mean_share(accuracy),
+        ttc_tokens=mean_amount(_ttc(counted)),
         pass_at=_pass_at(credits, settings.pass_at) if condition.method == "rounds" else {},
-        emergent_correct=_estimate(emergent) if any(value is not None for value in emergent) else None,
-        cross_check_words=_estimate([_mean([float(a.cross_checks) for a in own]) for own in answers]),
-        cross_check_words_any_case=_estimate([_mean([float(a.cross_checks_any_case) for a in own]) for own in answers]),
-        truncated=_estimate([_mean([float(a.finish == "truncated") for a in own]) for own in answers]),
+        emergent_correct=mean_share(emergent) if any(value is not None for value in emergent) else None,
+        cross_check_words=mean_amount([_mean([float(a.cross_checks) for a in own]) for own in answers]),
+        cross_check_words_any_case=mean_amount(
+            [_mean([float(a.cross_checks_any_case) for a in own]) for own in answers]
+        ),
+        truncated=mean_share([_mean([float(a.finish == "truncated") for a in own]) for own in answers]),
         num_samples=min(len(own) for own in counted),
         num_failed=len(records) - sum(map(len, counted)),
         num_missing=max(0, benchmark.samples_per_problem * len(benchmark.problem_ids) - len(records)),
@@ -298,11 +300,7 @@ def _pass_at(credits: Sequence[Sequence[float]], sizes: Sequence[int]) -> dict[i
     """Unbiased pass@k for each k that every problem with a sample has samples enough for."""
     sampled = [own for own in credits if own]
     smallest = min(map(len, sampled), default=0)
-    return {
-        k: mean_with_interval([pass_at_k(len(own), round(sum(own)), k) for own in sampled])
-        for k in sizes
-        if k <= smallest
-    }
+    return {k: mean_share([pass_at_k(len(own), round(sum(own)), k) for own in sampled]) for k in sizes if k <= smallest}
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -311,12 +309,3 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _over_problems(values: Sequence[float | None]) -> float:
     return float(np.mean([value for value in values if value is not None]))
-
-
-def _estimate(values: Sequence[float | None]) -> Estimate:
-    return mean_with_interval([value for value in values if value is not None])
-
-
-def _difference(first: Values, second: Values) -> Estimate:
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    return paired_difference([a for a, _ in pairs], [b for _, b in pairs])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from pacore_rl.evaluation.responses import (
     respond_and_score,
     start_scoring,
 )
-from pacore_rl.evaluation.statistics import Estimate, estimates_by_tag, mean_with_interval, paired_difference
+from pacore_rl.evaluation.statistics import Estimate, estimates_by_tag, mean_amount, mean_share, paired_difference
 from pacore_rl.evaluation.voting import self_consistency
 from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.synthesis.draws import draw_rng, draw_seed
@@ -109,12 +110,7 @@ class ConfigurationsResult:
                 f"{[list(k) for k in runs]} and groups problems by {groups}."
             )
         selected = [tag is None or value == own for own in (self.tags[tag] if tag is not None else self.problem_ids)]
-        pairs = [
-            (a, b)
-            for a, b, wanted in zip(runs[tuple(first)], runs[tuple(second)], selected, strict=True)
-            if wanted and a is not None and b is not None
-        ]
-        return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+        return paired_difference(*(list(compress(runs[tuple(name)], selected)) for name in (first, second)))
 
 
 def evaluate_configurations(
@@ -159,7 +155,7 @@ def evaluate_configurations(
             "no solo response has a token and a verdict: the prompts overflow the context window, or the engine or the "
             "scorer failed on all of them; look at the run's log, or raise model.context_window_tokens."
         )
-    solo_tokens = _estimate([_mean(own) for own in lengths])
+    solo_tokens = mean_amount([_mean(own) for own in lengths])
     given = first_round if first_round is not None else _own_pool(problems, solo, generator.weight_version)
     pool = {id: [message for message in messages if is_scored(message)] for id, messages in given.items()}
     runs = [_run(problems, tuple(k), samples_per_problem, pool, tools) for k in configurations]
@@ -173,7 +169,7 @@ def evaluate_configurations(
     points = {k: _vote(problems, counted, k, solo_tokens.mean, seed) for k in dict.fromkeys((*powers, *votes))}
     return ConfigurationsResult(
         configurations=tuple(_compare(problems, run, points[k]) for run, k in zip(runs, votes, strict=True)),
-        solo=_estimate([_accuracy(responses) for responses in solo]),
+        solo=mean_share([_accuracy(responses) for responses in solo]),
         solo_tokens=solo_tokens,
         self_consistency=tuple(points[k] for k in powers),
         num_failed_solo=sum(map(len, solo)) - sum(map(len, counted)),
@@ -273,7 +269,7 @@ def _run(
     return _Run(
         configuration=configuration,
         accuracy_P=tuple(_mean([float(correct) for correct, _ in runs]) for runs in complete),
-        ttc_tokens=_estimate([_mean([float(ttc_tokens) for _, ttc_tokens in runs]) for runs in complete]),
+        ttc_tokens=mean_amount([_mean([float(ttc_tokens) for _, ttc_tokens in runs]) for runs in complete]),
         num_failed=num_samples * len(problems) - sum(map(len, complete)),
     )
 
@@ -285,7 +281,6 @@ def _has_failed(result: RoundsResult) -> bool:
 
 def _compare(problems: Sequence[Problem], run: _Run, point: SelfConsistencyPoint) -> ConfigurationResult:
     """A configuration beside the vote of equal cost."""
-    pairs = [(a, b) for a, b in zip(run.accuracy_P, point.by_problem, strict=True) if a is not None and b is not None]
     by_tag: dict[str, dict[str, dict[str, Estimate]]] = {}
     for tag in tag_names(problems):
         tags_P = [problem.tags.get(tag) for problem in problems]
@@ -294,10 +289,10 @@ def _compare(problems: Sequence[Problem], run: _Run, point: SelfConsistencyPoint
                 by_tag.setdefault(tag, {}).setdefault(value, {})[name] = estimate
     return ConfigurationResult(
         configuration=run.configuration,
-        accuracy=_estimate(run.accuracy_P),
+        accuracy=mean_share(run.accuracy_P),
         ttc_tokens=run.ttc_tokens,
         equal_ttc=point,
-        minus_self_consistency=paired_difference([a for a, _ in pairs], [b for _, b in pairs]),
+        minus_self_consistency=paired_difference(run.accuracy_P, point.by_problem),
         num_failed=run.num_failed,
         by_tag=by_tag,
         by_problem=run.accuracy_P,
@@ -319,7 +314,7 @@ def _vote(
         else None
         for problem, pool in zip(problems, verdicts, strict=True)
     )
-    return SelfConsistencyPoint(k=k, ttc_tokens=k * solo_tokens, accuracy=_estimate(credit_P), by_problem=credit_P)
+    return SelfConsistencyPoint(k=k, ttc_tokens=k * solo_tokens, accuracy=mean_share(credit_P), by_problem=credit_P)
 
 
 def _powers(largest: int) -> list[int]:
@@ -333,7 +328,3 @@ def _accuracy(responses: Responses) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _estimate(values_P: Sequence[float | None]) -> Estimate:
-    return mean_with_interval([value for value in values_P if value is not None])

@@ -23,7 +23,7 @@ import numpy as np
 
 from pacore_rl.config import Config
 from pacore_rl.evaluation.responses import Prompt, Responses, ScoredResponse, respond_and_score
-from pacore_rl.evaluation.statistics import Estimate, estimates_by_tag, mean_with_interval, paired_difference
+from pacore_rl.evaluation.statistics import Estimate, estimates_by_tag, mean_amount, mean_share, paired_difference
 from pacore_rl.evaluation.voting import majority_vote
 from pacore_rl.interfaces import ChatTokenizer, Generator, Scorer
 from pacore_rl.metrics import all_wrong_messages
@@ -229,27 +229,27 @@ def _summarise(
     has_emergent = any(value is not None for value in values["emergent_correct"])
     synthesis = rows["synthesis"]
     return HeldOutResult(
-        message_accuracy=_estimate(values["message_accuracy"]),
-        majority_vote=_estimate(values["majority_vote"]),
-        synthesis=_estimate(values["synthesis"]),
-        swapped=_estimate(values["swapped"]),
-        solo=_estimate(values["solo"]),
-        emergent_correct=_estimate(values["emergent_correct"]) if has_emergent else None,
+        message_accuracy=mean_share(values["message_accuracy"]),
+        majority_vote=mean_share(values["majority_vote"]),
+        synthesis=mean_share(values["synthesis"]),
+        swapped=mean_share(values["swapped"]),
+        solo=mean_share(values["solo"]),
+        emergent_correct=mean_share(values["emergent_correct"]) if has_emergent else None,
         synthesis_minus={
-            name: _difference(values["synthesis"], values[name]) for name in ("majority_vote", "swapped", "solo")
+            name: paired_difference(values["synthesis"], values[name]) for name in ("majority_vote", "swapped", "solo")
         },
-        cross_check_words=_estimate([_mean(rows_p, lambda r: r.cross_checks) for rows_p in synthesis]),
-        cross_check_words_any_case=_estimate(
+        cross_check_words=mean_amount([_mean(rows_p, lambda r: r.cross_checks) for rows_p in synthesis]),
+        cross_check_words_any_case=mean_amount(
             [_mean(rows_p, lambda r: r.cross_checks_any_case) for rows_p in synthesis]
         ),
         truncated={
-            name: _estimate([_mean(rows_p, lambda r: float(r.finish == "truncated")) for rows_p in rows[name]])
+            name: mean_share([_mean(rows_p, lambda r: float(r.finish == "truncated")) for rows_p in rows[name]])
             for name in CONDITIONS
         },
         generated_tokens={
-            name: _estimate([_mean(rows_p, lambda r: r.num_tokens) for rows_p in rows[name]]) for name in CONDITIONS
+            name: mean_amount([_mean(rows_p, lambda r: r.num_tokens) for rows_p in rows[name]]) for name in CONDITIONS
         },
-        num_messages=_estimate([_mean(sets_p, lambda s: len(s.messages)) for sets_p in own_sets]),
+        num_messages=mean_amount([_mean(sets_p, lambda s: len(s.messages)) for sets_p in own_sets]),
         num_failed=num_responses - sum(len(rows_p) for rows_P in rows.values() for rows_p in rows_P),
         by_tag=_by_tag(problems, values),
         problem_ids=tuple(problem.id for problem in problems),
@@ -278,15 +278,6 @@ def _by_tag(
 
 def _mean(items: Sequence[T], value: Callable[[T], float]) -> float | None:
     return float(np.mean([value(item) for item in items])) if items else None
-
-
-def _estimate(values: Sequence[float | None]) -> Estimate:
-    return mean_with_interval([value for value in values if value is not None])
-
-
-def _difference(first: Sequence[float | None], second: Sequence[float | None]) -> Estimate:
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
 
 
 def _is_correct(response: ScoredResponse) -> float:

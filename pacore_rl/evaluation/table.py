@@ -216,10 +216,9 @@ def _share(estimate: Estimate | None) -> str:
 
 def _change(before: Sequence[float | None], after: Sequence[float | None]) -> str:
     """The paired difference after - before in points, on the problems where both are defined."""
-    pairs = [(a, b) for a, b in zip(after, before, strict=True) if a is not None and b is not None]
-    if not pairs:
+    if all(a is None or b is None for a, b in zip(after, before, strict=True)):
         return MISSING
-    return _points(paired_difference([a for a, _ in pairs], [b for _, b in pairs]))
+    return _points(paired_difference(after, before))
 
 
 def _points(difference: Estimate | None) -> str:
