@@ -97,7 +97,7 @@ def test_table_1_has_the_levels_of_every_benchmark(report: Path) -> None:
     text = (report / "table1.md").read_text()
     assert "| | AIME 2025 | HMMT |" in text.replace("|  |", "| |")
     low, medium, high = [line for line in text.splitlines() if line.startswith(("| low", "| medium", "| high"))]
-    assert low.startswith("| low, K=[4] | 100.0 [")  # Wilson: four problems that are all right prove little
+    assert low.startswith("| low, K=[4] | 100.0 [")  # four problems that are all right prove little
     assert "(4.5k) |" in low and "(16k) |" in medium and "(34k) |" in high
     numbers = {(row["benchmark"], row["condition"]): row for row in rows_of((report / "table1.csv").read_text())}
     assert float(numbers["aime_2025", "solo"]["accuracy"]) == 0.25
