@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pacore_rl.failures import RunStopped
-from pacore_rl.types import ExperienceBatch, Int32, MessageSet, Problem, Trajectory, Verdict
+from pacore_rl.types import ExperienceBatch, Int32, MessageSet, Problem, TokenRows, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,9 +52,7 @@ def experience_batch(rows: Sequence[Scored]) -> ExperienceBatch:
         )
     trajectories = [row.trajectory for row in rows]
     return ExperienceBatch(
-        token_ids=tuple(np.concatenate([t.prompt_ids, t.response_ids]) for t in trajectories),
-        prompt_lengths_B=np.array([t.prompt_ids.size for t in trajectories], dtype=np.int32),
-        response_lengths_B=np.array([t.response_ids.size for t in trajectories], dtype=np.int32),
+        rows=TokenRows.of(trajectories),
         engine_logprobs_A=np.concatenate([t.logprobs for t in trajectories]),
         rewards_B=np.array([row.verdict.reward for row in rows], dtype=np.float32),
         weight_versions_A=np.concatenate([t.weight_versions for t in trajectories]),

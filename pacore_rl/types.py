@@ -16,9 +16,9 @@ Arrays are numpy: records cross process boundaries.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,14 +155,41 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenRows:
+    """The tokens of B rows: what learners need of a batch."""
+
+    prompts: tuple[Int32, ...]
+    """B arrays [P_b]. Rows of one prompt share its array, which is then held, and sent, once."""
+    responses: tuple[Int32, ...]
+    """B arrays, each of at least one token: A of them in all."""
+
+    @classmethod
+    def of(cls, trajectories: Sequence[Trajectory]) -> Self:
+        """A row of each."""
+        return cls(
+            prompts=tuple(t.prompt_ids for t in trajectories), responses=tuple(t.response_ids for t in trajectories)
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.responses)
+
+    @property
+    def response_lengths_B(self) -> Int32:
+        """[B]"""
+        return np.array([len(response) for response in self.responses], np.int32)
+
+    @property
+    def num_actions(self) -> int:
+        """A, the global count of action tokens: the one denominator of every loss."""
+        return sum(len(response) for response in self.responses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExperienceBatch:
     """One step's scored responses, as PPO sees them. Rows masked out by a failed scoring are not in it."""
 
-    token_ids: tuple[Int32, ...]
-    """B arrays [T_b]: prompt then response."""
-    prompt_lengths_B: Int32
-    response_lengths_B: Int32
-    """Both [B]; prompt + response = T_b, and every response has at least one token."""
+    rows: TokenRows
     engine_logprobs_A: Float32
     """[A], from the engine that sampled."""
     rewards_B: Float32
@@ -172,9 +199,14 @@ class ExperienceBatch:
 
     @property
     def num_rows(self) -> int:
-        return len(self.token_ids)
+        return self.rows.num_rows
 
     @property
     def num_actions(self) -> int:
-        """A, the global count of action tokens: the one denominator of every loss."""
-        return int(self.response_lengths_B.sum())
+        """A"""
+        return self.rows.num_actions
+
+    @property
+    def response_lengths_B(self) -> Int32:
+        """[B]"""
+        return self.rows.response_lengths_B

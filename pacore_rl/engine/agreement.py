@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from pacore_rl.config import Config
 from pacore_rl.interfaces import Actor, Generator
-from pacore_rl.types import ExperienceBatch, GenerationRequest, Sampling, Trajectory
+from pacore_rl.types import ExperienceBatch, GenerationRequest, Sampling, TokenRows, Trajectory
 
 NUM_PROMPTS = 4
 SAMPLES_PER_PROMPT = 2
@@ -101,9 +101,7 @@ def probe_requests(config: Config) -> list[GenerationRequest]:
 def probe_batch(trajectories: list[Trajectory]) -> ExperienceBatch:
     """Continuations as the trainer's batch; the rewards mean nothing."""
     return ExperienceBatch(
-        token_ids=tuple(np.concatenate([t.prompt_ids, t.response_ids]) for t in trajectories),
-        prompt_lengths_B=np.array([len(t.prompt_ids) for t in trajectories], dtype=np.int32),
-        response_lengths_B=np.array([len(t.response_ids) for t in trajectories], dtype=np.int32),
+        rows=TokenRows.of(trajectories),
         engine_logprobs_A=np.concatenate([t.logprobs for t in trajectories]),
         rewards_B=np.zeros(len(trajectories), dtype=np.float32),
         weight_versions_A=np.concatenate([t.weight_versions for t in trajectories]),

@@ -1,6 +1,6 @@
-"""The controller's side of the learners: it packs batches, commands the ranks and adds up what they say.
+"""The controller's side of the learners: it commands the ranks and adds up what they say.
 
-ExperienceBatch -> ppo.batch.split_rows -> pack -> LearnerWorker 0..n-1 (DeepSpeed) -> sums -> metrics
+ExperienceBatch -> Ray's object store -> LearnerWorker 0..n-1 (each packs its share; DeepSpeed) -> sums -> metrics
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pacore_rl.engine.learner_passes import Role, StepResult, learning_rate
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.shares import cut_minibatches, flat, pack_for, total
+from pacore_rl.engine.shares import total
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, locate
 from pacore_rl.interfaces import Pending
 from pacore_rl.ppo.advantages import explained_variance
-from pacore_rl.ppo.batch import MicroBatch, count_tokens
+from pacore_rl.ppo.batch import Int64, scatter_flat
 from pacore_rl.types import ExperienceBatch, Float32
 
 T = TypeVar("T")
@@ -46,6 +46,8 @@ class LearnerGroup:
         self._ready = list(ready)
         self.places: list[Whereabouts] = []
         """Of the ranks, once they are ready."""
+        self._batch: ExperienceBatch | None = None
+        self._tokens: Any = None
 
     @classmethod
     def start(cls, role: Role, config: Config, device: Device) -> Self:
@@ -139,8 +141,14 @@ class LearnerGroup:
             end(handle, self.places[rank] if self.places else None)
         self.handles.clear()
 
-    def _pack(self, batch: ExperienceBatch) -> tuple[tuple[MicroBatch, ...], ...]:
-        return pack_for(self.settings, batch, range(batch.num_rows))
+    def _shared(self, batch: ExperienceBatch) -> Any:
+        """Reference to the batch's tokens in Ray's object store, where every rank of a host reads the same bytes.
+
+        They are put there once for all commands of a step, and freed with the next batch or ``_update``.
+        """
+        if self._batch is not batch:
+            self._batch, self._tokens = batch, ray.put(batch.rows)
+        return self._tokens
 
     def _update(
         self,
@@ -151,14 +159,7 @@ class LearnerGroup:
         step: int,
         combine: Callable[[list[StepResult], int], dict[str, float]],
     ) -> Pending[Mapping[str, float]]:
-        """Cut the batch into optimizer mini-batches, every rank its share, and command the update.
-
-        ``combine`` gets the results of all ranks of one mini-batch (flat over mini-batches) and their number.
-        """
-        per_rank = cut_minibatches(
-            self.settings, batch, old_A, targets_A, num_minibatches, seed=(self.config.run.seed, step)
-        )
-        tokens = count_tokens(minibatch.micro_batches for minibatches in per_rank for minibatch in minibatches)
+        """Command the update; ``combine`` gets every rank's results of every mini-batch, and the number of actions."""
         rate = learning_rate(self.config, self.role, step, num_minibatches)
 
         def finish(results: list[list[StepResult]]) -> dict[str, float]:
@@ -166,18 +167,22 @@ class LearnerGroup:
             grad_norm = sum(result.grad_norm for result in results[0]) / num_minibatches
             num_skipped = sum(result.skipped for result in results[0])
             skipped = {"skipped_minibatches": float(num_skipped)} if num_skipped else {}
+            padding = sum(result.tokens.padding for result in flat)
             return (
                 combine(flat, batch.num_actions)
                 | skipped
                 | {
                     "grad_norm": grad_norm,
                     "lr": rate,
-                    "padding_share": tokens.padding_share,
+                    "padding_share": padding / sum(result.tokens.computed for result in flat),
                     f"memory/{self.role}_gib": max(result.memory_gib for result in flat),
                 }
             )
 
-        return self._command("update", [(minibatches,) for minibatches in per_rank], finish, step=step)
+        arguments = (self._shared(batch), ray.put(old_A), ray.put(targets_A))
+        pending = self._command("update", [arguments] * len(self.handles), finish, step=step)
+        self._batch = self._tokens = None  # the command holds them until it is over
+        return pending
 
     def _command(
         self, method: str, arguments: Sequence[tuple[Any, ...]], combine: Callable[[list[Any]], T], **shared: Any
@@ -223,14 +228,12 @@ class ActorGroup(LearnerGroup):
 
     def log_probs(self, batch: ExperienceBatch) -> Pending[tuple[Float32, Float32]]:
         """Log-probability and entropy [A], [A] of every action token under the current weights."""
-        per_rank = self._pack(batch)
 
-        def finish(results: list[list[tuple[Float32, Float32]]]) -> tuple[Float32, Float32]:
-            log_probs = flat(per_rank, [[pair[0] for pair in parts] for parts in results], batch.num_actions)
-            entropies = flat(per_rank, [[pair[1] for pair in parts] for parts in results], batch.num_actions)
-            return log_probs, entropies
+        def finish(shares: list[tuple[Int64, Float32, Float32]]) -> tuple[Float32, Float32]:
+            log_probs_A = scatter_flat([(slots, own) for slots, own, _ in shares], batch.num_actions)
+            return log_probs_A, scatter_flat([(slots, own) for slots, _, own in shares], batch.num_actions)
 
-        return self._command("log_probs", [(micros,) for micros in per_rank], finish)
+        return self._command("log_probs", [(self._shared(batch),)] * len(self.handles), finish)
 
     def update(
         self, batch: ExperienceBatch, old_log_probs_A: Float32, advantages_A: Float32, *, step: int
@@ -262,11 +265,10 @@ class CriticGroup(LearnerGroup):
 
     def values(self, batch: ExperienceBatch) -> Pending[Float32]:
         """Value [A] of the state before each action token."""
-        per_rank = self._pack(batch)
         return self._command(
             "values",
-            [(micros,) for micros in per_rank],
-            lambda results: flat(per_rank, results, batch.num_actions),
+            [(self._shared(batch),)] * len(self.handles),
+            lambda shares: scatter_flat(shares, batch.num_actions),
         )
 
     def update(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pacore_rl.config import Config, LearnerConfig
-from pacore_rl.ppo.batch import MicroBatch
+from pacore_rl.ppo.batch import MicroBatch, TokenCount, count_tokens
 from pacore_rl.ppo.losses import policy_loss, value_loss
 from pacore_rl.types import Float32
 
@@ -43,6 +43,8 @@ class StepResult:
     """Largest probability ratio (actor); 0 for the critic."""
     grad_norm: float
     """Global gradient norm before clipping; the same on every rank."""
+    tokens: TokenCount
+    """Of this rank's micro-batches."""
     memory_gib: float
     """Largest that this rank's process has held: of its GPU's memory, or of main memory where it has none."""
     skipped: bool = False
@@ -130,6 +132,7 @@ class Passes:
         self.engine.step()
         self.num_passes += 1
         grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        tokens, memory_gib = count_tokens(minibatch.micro_batches), self._memory_gib()
         if self.engine.optimizer.overflow or not math.isfinite(grad_norm):
             # DeepSpeed has dropped the gradient, on all ranks alike: the norm is of the whole model.
             if not skips:
@@ -138,8 +141,10 @@ class Passes:
                     "learning rate and go on with --resume auto; surviving.on_nonfinite=skip leaves such steps out."
                 )
             nothing = dict.fromkeys(totals, 0.0)
-            return StepResult(sums=nothing, ratio_max=0.0, grad_norm=0.0, memory_gib=self._memory_gib(), skipped=True)
-        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, memory_gib=self._memory_gib())
+            return StepResult(
+                sums=nothing, ratio_max=0.0, grad_norm=0.0, tokens=tokens, memory_gib=memory_gib, skipped=True
+            )
+        return StepResult(sums=totals, ratio_max=ratio_max, grad_norm=grad_norm, tokens=tokens, memory_gib=memory_gib)
 
     def _memory_gib(self) -> float:
         if self.torch_device.type == "cuda":

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,16 +27,17 @@ from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
 from pacore_rl.engine.fused_kernels import fuse
-from pacore_rl.engine.learner_passes import Minibatch, Passes, Role, StepResult
+from pacore_rl.engine.learner_passes import Passes, Role, StepResult
 from pacore_rl.engine.learner_state import LearnerSnapshot, restore_snapshot, take_snapshot
 from pacore_rl.engine.lora import add_adapters, merged_parameters
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy, save_model
 from pacore_rl.engine.placement import Device, share_of_cores
 from pacore_rl.engine.sequence_parallel import share_sequences
+from pacore_rl.engine.shares import own_micro_batches, own_minibatches
 from pacore_rl.engine.state_offload import Part
 from pacore_rl.engine.whereabouts import Whereabouts
-from pacore_rl.ppo.batch import MicroBatch
-from pacore_rl.types import Float32
+from pacore_rl.ppo.batch import Int64, MicroBatch
+from pacore_rl.types import Float32, TokenRows
 
 SEES_SECONDS = 30.0
 """Network file systems may be late."""
@@ -106,23 +108,37 @@ class LearnerWorker:
         )
         self._has_started = True
 
-    def log_probs(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Float32, Float32]]:
-        """Log-probs and entropies [a] of each micro-batch's actions under the current weights."""
-        return [
-            (log_probs.cpu().numpy(), entropies.cpu().numpy())
-            for log_probs, entropies in self.passes.forward(micro_batches, with_entropies=True)
-        ]
+    def log_probs(self, tokens: TokenRows) -> tuple[Int64, Float32, Float32]:
+        """Slots, log-probs and entropies [a] of this rank's actions under the current weights."""
+        micros = self._own(tokens)
+        outputs = self.passes.forward(micros, with_entropies=True)
+        return _slots(micros), _joined([output[0] for output in outputs]), _joined([output[1] for output in outputs])
 
-    def values(self, micro_batches: Sequence[MicroBatch]) -> list[Float32]:
-        """Values [a] of each micro-batch's states under the current weights."""
-        return [values.cpu().numpy() for values in self.passes.forward(micro_batches)]
+    def values(self, tokens: TokenRows) -> tuple[Int64, Float32]:
+        """Slots and values [a] of the states before this rank's actions, under the current weights."""
+        micros = self._own(tokens)
+        return _slots(micros), _joined(self.passes.forward(micros))
 
-    def update(self, minibatches: Sequence[Minibatch], *, step: int) -> list[StepResult]:
-        """One optimizer step for each mini-batch, at the learning rate of iteration ``step`` (counted from 1).
+    def update(self, tokens: TokenRows, old_A: Float32, targets_A: Float32, *, step: int) -> list[StepResult]:
+        """This rank's part of each optimizer step of iteration ``step`` (counted from 1).
+
+        Args:
+            old_A: log-probs (actor) or values (critic) from before this iteration's updates.
+            targets_A: advantages (actor) or returns (critic).
 
         Raises:
             FloatingPointError: as ``Passes.update``.
         """
+        ppo = self.config.ppo
+        minibatches = own_minibatches(
+            self.settings,
+            tokens,
+            old_A,
+            targets_A,
+            ppo.actor_minibatches if self.role == "actor" else ppo.critic_minibatches,
+            seed=(self.config.run.seed, step),
+            rank=self.rank,
+        )
         return self.passes.update(minibatches, step=step)
 
     def save(self, folder: Path) -> None:
@@ -225,6 +241,9 @@ class LearnerWorker:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    def _own(self, tokens: TokenRows) -> tuple[MicroBatch, ...]:
+        return own_micro_batches(self.settings, tokens, range(tokens.num_rows), rank=self.rank)
+
     def _join(self, address: tuple[str, int]) -> None:
         """Form the learner's process group; the environment is what DeepSpeed reads ranks from."""
         host, port = address
@@ -248,6 +267,15 @@ class LearnerWorker:
             timeout=self._timeout,
         )
         join_deepspeed(self.device)
+
+
+def _slots(micros: Sequence[MicroBatch]) -> Int64:
+    """Of all actions of a rank: its micro-batches' own, one after the other."""
+    return np.concatenate([micro.slots for micro in micros])
+
+
+def _joined(parts: Sequence[Tensor]) -> Float32:
+    return torch.cat(list(parts)).cpu().numpy()
 
 
 def _gathered(parameters: Sequence[Tensor], zero_stage: int) -> Any:

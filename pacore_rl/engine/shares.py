@@ -1,4 +1,9 @@
-"""A learner's batch, cut into each rank's share, and what the ranks say put together again."""
+"""A rank's share of a learner's batch: each rank cuts it for itself, from rows that it reads in place.
+
+The controller would lay out every token of every rank, twice a step for each learner, while the ranks wait; and the
+ranks of a sequence would each be sent the positions of all. Only which row goes where must be decided alike, and that
+follows from lengths, prompts and seeds.
+"""
 
 from __future__ import annotations
 
@@ -6,56 +11,48 @@ from collections.abc import Sequence
 
 from pacore_rl.config import LearnerConfig
 from pacore_rl.engine.learner_passes import Minibatch, StepResult
-from pacore_rl.ppo.batch import Int64, MicroBatch, gather_flat, pack, scatter_flat, split_rows
-from pacore_rl.types import ExperienceBatch, Float32
+from pacore_rl.ppo.batch import Int64, MicroBatch, gather_flat, pack_rank, split_rows
+from pacore_rl.types import Float32, TokenRows
 
 
-def pack_for(
-    settings: LearnerConfig, batch: ExperienceBatch, rows: Sequence[int] | Int64
-) -> tuple[tuple[MicroBatch, ...], ...]:
-    """Micro-batches of the given rows for each rank of a learner."""
-    return pack(
-        batch,
+def own_micro_batches(
+    settings: LearnerConfig, tokens: TokenRows, rows: Sequence[int] | Int64, *, rank: int
+) -> tuple[MicroBatch, ...]:
+    """What ``rank`` computes of the given rows."""
+    return pack_rank(
+        tokens,
         rows,
+        rank=rank,
         micro_batch_tokens=settings.micro_batch_tokens,
         num_ranks=settings.num_ranks,
         sequence_parallel=settings.sequence_parallel,
     )
 
 
-def cut_minibatches(
+def own_minibatches(
     settings: LearnerConfig,
-    batch: ExperienceBatch,
+    tokens: TokenRows,
     old_A: Float32,
     targets_A: Float32,
     num_minibatches: int,
     *,
     seed: Sequence[int],
-) -> list[list[Minibatch]]:
-    """Each rank's part of every optimizer step; arguments as in ``Minibatch`` and ``ppo.batch.split_rows``."""
-    per_rank: list[list[Minibatch]] = [[] for _ in range(settings.num_ranks)]
-    for rows in split_rows(batch.num_rows, num_minibatches, seed=seed):
-        num_actions = int(batch.response_lengths_B[rows].sum())
-        for minibatches, micros in zip(per_rank, pack_for(settings, batch, rows), strict=True):
-            minibatches.append(
-                Minibatch(
-                    micro_batches=micros,
-                    old=tuple(gather_flat(old_A, micro) for micro in micros),
-                    targets=tuple(gather_flat(targets_A, micro) for micro in micros),
-                    num_actions=num_actions,
-                )
+    rank: int,
+) -> list[Minibatch]:
+    """What ``rank`` computes of every optimizer step; arguments as in ``Minibatch`` and ``ppo.batch.split_rows``."""
+    lengths_B = tokens.response_lengths_B
+    minibatches: list[Minibatch] = []
+    for rows in split_rows(tokens.num_rows, num_minibatches, seed=seed):
+        micros = own_micro_batches(settings, tokens, rows, rank=rank)
+        minibatches.append(
+            Minibatch(
+                micro_batches=micros,
+                old=tuple(gather_flat(old_A, micro) for micro in micros),
+                targets=tuple(gather_flat(targets_A, micro) for micro in micros),
+                num_actions=int(lengths_B[rows].sum()),
             )
-    return per_rank
-
-
-def flat(per_rank: Sequence[Sequence[MicroBatch]], parts: Sequence[Sequence[Float32]], num_actions: int) -> Float32:
-    """Every rank's parts as one [A] array."""
-    pairs = [
-        (micro, part)
-        for micros, own in zip(per_rank, parts, strict=True)
-        for micro, part in zip(micros, own, strict=True)
-    ]
-    return scatter_flat(pairs, num_actions)
+        )
+    return minibatches
 
 
 def total(results: Sequence[StepResult], name: str) -> float:

@@ -16,13 +16,14 @@ states do not depend on what follows. ``position_ids`` alone tell the attention 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pacore_rl.types import ExperienceBatch, Float32, Int32
+from pacore_rl.types import Float32, Int32, TokenRows
 
 Int64 = NDArray[np.int64]
 
@@ -92,9 +93,8 @@ class TokenCount:
         return self.padding / self.computed
 
 
-def count_tokens(per_rank: Iterable[Iterable[MicroBatch]]) -> TokenCount:
-    """The tokens of every rank's micro-batches."""
-    micros = [micro for rank in per_rank for micro in rank]
+def count_tokens(micros: Sequence[MicroBatch]) -> TokenCount:
+    """The tokens of micro-batches, of one rank or of several."""
     return TokenCount(
         computed=sum(micro.num_tokens for micro in micros), padding=sum(micro.num_padding for micro in micros)
     )
@@ -118,7 +118,7 @@ def split_rows(num_rows: int, num_minibatches: int, *, seed: Sequence[int]) -> t
 
 
 def pack(
-    batch: ExperienceBatch,
+    tokens: TokenRows,
     rows: Sequence[int] | Int64,
     *,
     micro_batch_tokens: int,
@@ -139,56 +139,54 @@ def pack(
     Raises:
         ValueError: a row without a prompt or without a response.
     """
-    assert num_ranks % sequence_parallel == 0, (num_ranks, sequence_parallel)
-    _check_rows(batch, rows)
-    starts_B: Int64 = np.cumsum(batch.response_lengths_B, dtype=np.int64) - batch.response_lengths_B
-    prompts = [batch.token_ids[row][: batch.prompt_lengths_B[row]].tobytes() for row in rows]
-    ordered = _group_by_prompt(rows, prompts)
-    prompt_of = dict(zip((int(row) for row in rows), prompts, strict=True))
-    num_groups = num_ranks // sequence_parallel
-    filled = [
-        _fill(batch, part, prompt_of, micro_batch_tokens * sequence_parallel)
-        for part in _balance(batch, ordered, prompt_of, num_groups)
-    ]
-    if num_groups > 1:
-        filled = [
-            sorted(micros, key=lambda rows: sum(_costs(batch, rows, prompt_of)), reverse=True) for micros in filled
-        ]
-    longest = max(len(micros) for micros in filled)
-    per_rank: list[tuple[MicroBatch, ...]] = []
-    for micros in filled:
-        whole = [_build(batch, micro, prompt_of, starts_B) for micro in micros] + [IDLE] * (longest - len(micros))
-        per_rank += zip(*(slices(micro, sequence_parallel) for micro in whole), strict=True)
-    return tuple(per_rank)
+    plan = _plan(tokens, rows, micro_batch_tokens, num_ranks, sequence_parallel)
+    groups = [[_build(tokens, micro, plan) for micro in micros] for micros in plan.groups]
+    return tuple(
+        tuple(slice_of(micro, place, sequence_parallel) for micro in micros)
+        for micros in groups
+        for place in range(sequence_parallel)
+    )
 
 
-def slices(micro: MicroBatch, num_slices: int) -> tuple[MicroBatch, ...]:
-    """A whole micro-batch cut into equal runs of tokens, each with the actions that are predicted there.
+def pack_rank(
+    tokens: TokenRows,
+    rows: Sequence[int] | Int64,
+    *,
+    rank: int,
+    micro_batch_tokens: int,
+    num_ranks: int,
+    sequence_parallel: int = 1,
+) -> tuple[MicroBatch, ...]:
+    """``pack(...)[rank]``, without laying out what other ranks compute: each packs for itself."""
+    plan = _plan(tokens, rows, micro_batch_tokens, num_ranks, sequence_parallel)
+    group, place = divmod(rank, sequence_parallel)
+    return tuple(slice_of(_build(tokens, micro, plan), place, sequence_parallel) for micro in plan.groups[group])
+
+
+def slice_of(micro: MicroBatch, place: int, num_slices: int) -> MicroBatch:
+    """One of equal runs of tokens of a whole micro-batch, with the actions that are predicted there.
 
     The end is filled up with tokens that continue its last row, so that no other row is there for attention to plan.
     """
     if num_slices == 1:
-        return (micro,)
+        return micro
     size = -(-micro.num_tokens // num_slices)
+    first = place * size
     filler = np.arange(size * num_slices - micro.num_tokens, dtype=np.int32)
-    token_ids = np.append(micro.token_ids, np.zeros_like(filler))
     position_ids = np.append(micro.position_ids, micro.position_ids[-1] + 1 + filler)
-    num_real = micro.num_tokens - micro.num_padding
-    parts: list[MicroBatch] = []
-    for first in range(0, size * num_slices, size):
-        own = (micro.action_index >= first) & (micro.action_index < first + size)
-        parts.append(
-            MicroBatch(
-                token_ids=token_ids[first : first + size],
-                position_ids=position_ids[first : first + size],
-                action_index=micro.action_index[own] - np.int32(first),
-                labels=micro.labels[own],
-                slots=micro.slots[own],
-                num_padding=size - min(max(num_real - first, 0), size),
-                sequence_position_ids=position_ids,
-            )
-        )
-    return tuple(parts)
+    token_ids = np.zeros(size, np.int32)
+    real = micro.token_ids[first : first + size]
+    token_ids[: len(real)] = real
+    own = (micro.action_index >= first) & (micro.action_index < first + size)
+    return MicroBatch(
+        token_ids=token_ids,
+        position_ids=position_ids[first : first + size],
+        action_index=micro.action_index[own] - np.int32(first),
+        labels=micro.labels[own],
+        slots=micro.slots[own],
+        num_padding=size - min(max(micro.num_tokens - micro.num_padding - first, 0), size),
+        sequence_position_ids=position_ids,
+    )
 
 
 def gather_flat(flat_A: Float32, micro: MicroBatch) -> Float32:
@@ -196,65 +194,116 @@ def gather_flat(flat_A: Float32, micro: MicroBatch) -> Float32:
     return flat_A[micro.slots]
 
 
-def scatter_flat(parts: Iterable[tuple[MicroBatch, Float32]], num_actions: int) -> Float32:
-    """The flat array [A] whose parts [a] the micro-batches hold; the inverse of ``gather_flat``.
+def scatter_flat(parts: Iterable[tuple[Int64, Float32]], num_actions: int) -> Float32:
+    """The flat array [A] of parts [a] and their ``MicroBatch.slots`` [a]; the inverse of ``gather_flat``.
 
     Raises:
         ValueError: parts that do not cover every action exactly once.
     """
     flat = np.zeros(num_actions, np.float32)
-    covered = np.zeros(num_actions, np.int64)
-    for micro, part in parts:
-        flat[micro.slots] = part
-        np.add.at(covered, micro.slots, 1)
-    if (covered != 1).any():
+    covered = np.zeros(num_actions, np.bool_)
+    num_given = 0
+    for slots, part in parts:
+        flat[slots] = part
+        covered[slots] = True
+        num_given += len(slots)
+    num_covered = int(covered.sum())
+    if not num_given == num_covered == num_actions:
         raise ValueError(
-            f"{int((covered == 0).sum())} of {num_actions} action tokens are in no micro-batch and "
-            f"{int((covered > 1).sum())} in several; pass every micro-batch of a packing exactly once."
+            f"{num_actions - num_covered} of {num_actions} action tokens are in no micro-batch and "
+            f"{num_given - num_covered} in one more than theirs; pass every micro-batch of a packing exactly once."
         )
     return flat
 
 
-def _check_rows(batch: ExperienceBatch, rows: Sequence[int] | Int64) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Who computes what: decided from lengths and prompts alone, before any token is laid out."""
+
+    groups: list[list[list[int]]]
+    """Row numbers of each micro-batch of each group of ranks; as many micro-batches in each, the last ones empty."""
+    prompt_of: dict[int, int]
+    """Row number to a number of its prompt: rows with equal prompts share it."""
+    starts_B: Int64
+    """[B], where each row's actions begin in flat arrays [A]."""
+
+
+def _plan(
+    tokens: TokenRows,
+    rows: Sequence[int] | Int64,
+    micro_batch_tokens: int,
+    num_ranks: int,
+    sequence_parallel: int,
+) -> _Plan:
+    assert num_ranks % sequence_parallel == 0, (num_ranks, sequence_parallel)
+    _check_rows(tokens, rows)
+    prompt_of = _number_prompts(tokens, rows)
+    num_groups = num_ranks // sequence_parallel
+    groups = [
+        _fill(tokens, part, prompt_of, micro_batch_tokens * sequence_parallel)
+        for part in _balance(tokens, _group_by_prompt(prompt_of), prompt_of, num_groups)
+    ]
+    if num_groups > 1:
+        for micros in groups:
+            micros.sort(key=lambda rows: sum(_costs(tokens, rows, prompt_of)), reverse=True)
+    longest = max(len(micros) for micros in groups)
+    lengths_B = tokens.response_lengths_B
+    return _Plan(
+        groups=[micros + [[]] * (longest - len(micros)) for micros in groups],
+        prompt_of=prompt_of,
+        starts_B=np.cumsum(lengths_B, dtype=np.int64) - lengths_B,
+    )
+
+
+def _check_rows(tokens: TokenRows, rows: Sequence[int] | Int64) -> None:
     for row in rows:
-        prompt, response = int(batch.prompt_lengths_B[row]), int(batch.response_lengths_B[row])
-        if prompt < 1 or response < 1 or prompt + response != len(batch.token_ids[row]):
+        prompt, response = len(tokens.prompts[row]), len(tokens.responses[row])
+        if prompt < 1 or response < 1:
             raise ValueError(
-                f"row {row} has {len(batch.token_ids[row])} tokens, prompt length {prompt} and response length "
-                f"{response}; both must be at least 1 and sum to the tokens. Leave out rows without a response."
+                f"row {row} has a prompt of {prompt} tokens and a response of {response}; both must have at least one. "
+                "Leave out rows without a response."
             )
 
 
-def _group_by_prompt(rows: Sequence[int] | Int64, prompts: Sequence[bytes]) -> list[int]:
+def _number_prompts(tokens: TokenRows, rows: Sequence[int] | Int64) -> dict[int, int]:
+    """Row number to the number of its prompt, in order of first appearance; equal prompts have one number."""
+    number_of_content: dict[bytes, int] = {}
+    number_of_array: dict[int, int] = {}  # most rows of a prompt share its array: hashed once
+    prompt_of: dict[int, int] = {}
+    for row in rows:
+        prompt = tokens.prompts[row]
+        if id(prompt) not in number_of_array:
+            content = hashlib.blake2b(prompt.tobytes(), digest_size=16).digest()
+            number_of_array[id(prompt)] = number_of_content.setdefault(content, len(number_of_content))
+        prompt_of[int(row)] = number_of_array[id(prompt)]
+    return prompt_of
+
+
+def _group_by_prompt(prompt_of: dict[int, int]) -> list[int]:
     """Row numbers, those of one prompt side by side, prompts in order of first appearance."""
-    groups: dict[bytes, list[int]] = {}
-    for row, prompt in zip(rows, prompts, strict=True):
-        groups.setdefault(prompt, []).append(int(row))
-    return [row for group in groups.values() for row in group]
+    return sorted(prompt_of, key=prompt_of.__getitem__)
 
 
-def _new_tokens(batch: ExperienceBatch, row: int, shares_prompt: bool) -> int:
+def _new_tokens(tokens: TokenRows, row: int, shares_prompt: bool) -> int:
     """Packed tokens that a row adds: its response but the last token, and its prompt unless it is already there."""
-    prompt = 0 if shares_prompt else int(batch.prompt_lengths_B[row])
-    return prompt + int(batch.response_lengths_B[row]) - 1
+    prompt = 0 if shares_prompt else len(tokens.prompts[row])
+    return prompt + len(tokens.responses[row]) - 1
 
 
-def _costs(batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes]) -> list[float]:
+def _costs(tokens: TokenRows, ordered: list[int], prompt_of: dict[int, int]) -> list[float]:
     """Cost of each row in tokens: linear in the tokens that it adds, quadratic in its length for attention."""
     costs: list[float] = []
-    previous: bytes | None = None
+    previous: int | None = None
     for row in ordered:
-        tokens = _new_tokens(batch, row, prompt_of[row] == previous)
-        costs.append(tokens + len(batch.token_ids[row]) ** 2 / ATTENTION_PARITY_TOKENS)
+        length = _new_tokens(tokens, row, shares_prompt=False) + 1
+        costs.append(_new_tokens(tokens, row, prompt_of[row] == previous) + length**2 / ATTENTION_PARITY_TOKENS)
         previous = prompt_of[row]
     return costs
 
 
-def _balance(
-    batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes], num_groups: int
-) -> list[list[int]]:
+def _balance(tokens: TokenRows, ordered: list[int], prompt_of: dict[int, int], num_groups: int) -> list[list[int]]:
     """Cut the ordered rows into one consecutive part for each group of ranks, equal in cost to within a row."""
-    costs = _costs(batch, ordered, prompt_of)
+    costs = _costs(tokens, ordered, prompt_of)
     ends = np.cumsum(costs)
     middles = ends - np.asarray(costs) / 2
     groups = np.minimum((middles / ends[-1] * num_groups).astype(np.int64), num_groups - 1)
@@ -264,16 +313,14 @@ def _balance(
     return parts
 
 
-def _fill(
-    batch: ExperienceBatch, ordered: list[int], prompt_of: dict[int, bytes], micro_batch_tokens: int
-) -> list[list[int]]:
+def _fill(tokens: TokenRows, ordered: list[int], prompt_of: dict[int, int], micro_batch_tokens: int) -> list[list[int]]:
     """Cut one rank's rows into micro-batches within the budget of tokens, and of slots that attention lays out."""
     micros: list[list[int]] = []
     used = num_slots = 0
     max_slots = MAX_SLOTS_PER_TOKEN * micro_batch_tokens
     for row in ordered:
         shares = bool(micros) and prompt_of[micros[-1][-1]] == prompt_of[row]
-        added, whole = _new_tokens(batch, row, shares), _new_tokens(batch, row, shares_prompt=False)
+        added, whole = _new_tokens(tokens, row, shares), _new_tokens(tokens, row, shares_prompt=False)
         if not micros or used + added > micro_batch_tokens or num_slots + whole > max_slots:
             micros.append([row])
             used = num_slots = whole
@@ -284,35 +331,40 @@ def _fill(
     return micros
 
 
-def _build(batch: ExperienceBatch, rows: list[int], prompt_of: dict[int, bytes], starts_B: Int64) -> MicroBatch:
-    """Lay out one micro-batch as the module's header shows."""
-    tokens: list[Int32] = []
-    positions: list[NDArray[np.int32]] = []
+def _build(tokens: TokenRows, rows: list[int], plan: _Plan) -> MicroBatch:
+    """Lay out one micro-batch as the module's header shows; ``IDLE`` of no rows."""
+    if not rows:
+        return IDLE
+    token_ids: list[Int32] = []
+    positions: list[Int32] = []
     index: list[Int64] = []
     labels: list[Int32] = []
     slots: list[Int64] = []
     length = 0
     document_start = 0
-    previous: bytes | None = None
+    previous: int | None = None
     for row in rows:
-        ids, prompt = batch.token_ids[row], int(batch.prompt_lengths_B[row])
-        num_actions = int(batch.response_lengths_B[row])
-        first = prompt if prompt_of[row] == previous else 0
-        if first == 0:
+        prompt, response = tokens.prompts[row], tokens.responses[row]
+        first = 0
+        if plan.prompt_of[row] == previous:
+            first = len(prompt)
+        else:
             document_start = length
-        tokens.append(ids[first:-1])
-        positions.append(np.arange(first, len(ids) - 1, dtype=np.int32))
+            token_ids.append(prompt)
+        token_ids.append(response[:-1])
+        end = len(prompt) + len(response) - 1
+        positions.append(np.arange(first, end, dtype=np.int32))
         # The first action is predicted by the prompt's last token, the others by this row's own response tokens.
-        own = length + prompt - first + np.arange(num_actions - 1)
-        index.append(np.concatenate([[document_start + prompt - 1], own]))
-        labels.append(ids[prompt:])
-        slots.append(starts_B[row] + np.arange(num_actions))
-        length += len(ids) - 1 - first
-        previous = prompt_of[row]
+        own = length + len(prompt) - first + np.arange(len(response) - 1)
+        index.append(np.concatenate([[document_start + len(prompt) - 1], own]))
+        labels.append(response)
+        slots.append(plan.starts_B[row] + np.arange(len(response)))
+        length += end - first
+        previous = plan.prompt_of[row]
     return MicroBatch(
-        token_ids=np.concatenate(tokens).astype(np.int32),
+        token_ids=np.concatenate(token_ids).astype(np.int32, copy=False),
         position_ids=np.concatenate(positions),
         action_index=np.concatenate(index).astype(np.int32),
-        labels=np.concatenate(labels).astype(np.int32),
+        labels=np.concatenate(labels).astype(np.int32, copy=False),
         slots=np.concatenate(slots),
     )

@@ -36,33 +36,27 @@ from pacore_rl.engine.learner_passes import Minibatch
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.models import PolicyModule, load_policy
 from pacore_rl.engine.placement import Device
-from pacore_rl.ppo.batch import MicroBatch, gather_flat, pack
+from pacore_rl.engine.shares import own_minibatches
+from pacore_rl.ppo.batch import MicroBatch
 from pacore_rl.ppo.log_probs import chosen_log_probs
 from pacore_rl.ppo.losses import policy_loss
-from pacore_rl.types import ExperienceBatch, Float32
+from pacore_rl.types import Float32, Int32, TokenRows
 
 TARGET_BARE = 0.9
 TARGET_PADDED = 2.0
 SIDES = ("ours", "bare", "padded")
 
 
-def make_batch(options: argparse.Namespace) -> ExperienceBatch:
+def make_rows(options: argparse.Namespace) -> TokenRows:
     """P x G rows: one prompt a problem, response lengths log-normal around the median."""
     rng = np.random.default_rng(0)
     num_rows = options.problems * options.responses
     lengths = np.exp(rng.normal(np.log(options.median_tokens), options.sigma, num_rows))
     lengths_B = lengths.round().clip(1, options.max_tokens).astype(np.int32)
     prompts = rng.integers(0, options.vocabulary, (options.problems, options.prompt_tokens), dtype=np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(
-            np.concatenate([prompts[row // options.responses], rng.integers(0, options.vocabulary, n, dtype=np.int32)])
-            for row, n in enumerate(lengths_B)
-        ),
-        prompt_lengths_B=np.full(num_rows, options.prompt_tokens, np.int32),
-        response_lengths_B=lengths_B,
-        engine_logprobs_A=np.zeros(lengths_B.sum(), np.float32),
-        rewards_B=np.zeros(num_rows, np.float32),
-        weight_versions_A=np.zeros(lengths_B.sum(), np.int32),
+    return TokenRows(
+        prompts=tuple(prompts[row // options.responses] for row in range(num_rows)),
+        responses=tuple(rng.integers(0, options.vocabulary, n, dtype=np.int32) for n in lengths_B),
     )
 
 
@@ -104,7 +98,7 @@ def make_bare(config: Config, device: Device, minibatch: Minibatch) -> Callable[
     return update
 
 
-def make_padded(config: Config, device: Device, batch: ExperienceBatch, old_A: Float32) -> Callable[[], None]:
+def make_padded(config: Config, device: Device, tokens: TokenRows, old_A: Float32) -> Callable[[], None]:
     """The update on rows padded to the longest, as many a pass as the token budget holds.
 
     Padding stands on the right, where causality alone hides it, so sdpa's fastest path serves; log-probs are of action
@@ -113,18 +107,19 @@ def make_padded(config: Config, device: Device, batch: ExperienceBatch, old_A: F
     module, optimizer = _module(config, device)
     torch_device = torch.device(device.kind)
     module.model.set_attn_implementation("sdpa")
-    longest = max(len(ids) for ids in batch.token_ids)
+    longest = int(_lengths(tokens).max())
     rows_per_pass = max(1, config.actor.micro_batch_tokens // longest)
-    ends = np.cumsum(batch.response_lengths_B)
+    ends = np.cumsum(tokens.response_lengths_B)
 
     def update() -> None:
-        for first in range(0, batch.num_rows, rows_per_pass):
-            rows = range(first, min(first + rows_per_pass, batch.num_rows))
+        for first in range(0, tokens.num_rows, rows_per_pass):
+            rows = range(first, min(first + rows_per_pass, tokens.num_rows))
             ids = torch.zeros(len(rows), longest, dtype=torch.int64)
             is_action = torch.zeros(len(rows), longest, dtype=torch.bool)
             for i, row in enumerate(rows):
-                ids[i, : len(batch.token_ids[row])] = torch.from_numpy(batch.token_ids[row])
-                is_action[i, batch.prompt_lengths_B[row] - 1 : len(batch.token_ids[row]) - 1] = True
+                row_ids = np.append(tokens.prompts[row], tokens.responses[row])
+                ids[i, : len(row_ids)] = torch.from_numpy(row_ids)
+                is_action[i, len(tokens.prompts[row]) - 1 : len(row_ids) - 1] = True
             ids, is_action = ids.to(torch_device), is_action.to(torch_device)
             hidden = module.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             log_probs = chosen_log_probs(
@@ -134,8 +129,8 @@ def make_padded(config: Config, device: Device, batch: ExperienceBatch, old_A: F
                 temperature=1.0,
                 chunk_tokens=config.actor.logprob_chunk_tokens,
             )
-            part = old_A[ends[first] - batch.response_lengths_B[first] : ends[rows[-1]]]
-            _backward(log_probs, part, part, batch.num_actions)
+            part = old_A[ends[first] - len(tokens.responses[first]) : ends[rows[-1]]]
+            _backward(log_probs, part, part, tokens.num_actions)
         _step(module, optimizer, config)
 
     return update
@@ -163,17 +158,22 @@ def _step(module: PolicyModule, optimizer: torch.optim.Optimizer, config: Config
     optimizer.zero_grad()
 
 
-def flops(
-    options: argparse.Namespace, num_parameters: int, batch: ExperienceBatch, micros: Sequence[MicroBatch]
-) -> float:
+def flops(options: argparse.Namespace, num_parameters: int, tokens: TokenRows, micros: Sequence[MicroBatch]) -> float:
     """Operations of one update on packed tokens: 6 a weight and token, and attention; recomputation does not count."""
     head = options.vocabulary * options.hidden
     trunk = num_parameters - (1 if options.tied else 2) * head
     packed = sum(micro.num_tokens for micro in micros)
     width = options.layers * options.heads * options.head_dim
-    prompts, totals = batch.prompt_lengths_B.astype(float), np.array([len(ids) for ids in batch.token_ids], float)
+    prompts = np.array([len(prompt) for prompt in tokens.prompts], float)
+    totals = _lengths(tokens).astype(float)
     seen = (totals**2 - prompts**2).sum() + (prompts[:: options.responses] ** 2).sum()
-    return 6.0 * (trunk * packed + head * batch.num_actions + width * float(seen))
+    return 6.0 * (trunk * packed + head * tokens.num_actions + width * float(seen))
+
+
+def _lengths(tokens: TokenRows) -> Int32:
+    """[B], of whole rows."""
+    prompts = np.array([len(prompt) for prompt in tokens.prompts], np.int32)
+    return prompts + tokens.response_lengths_B
 
 
 def timed(device: Device, update: Callable[[], Any]) -> float:
@@ -191,18 +191,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     window_tokens = options.prompt_tokens + options.max_tokens
     num_parameters = write_model(options, folder, window_tokens=window_tokens, dtype=device.dtype("auto"))
     os.environ |= device.environment()
-    batch = make_batch(options)
-    old_A = np.random.default_rng(1).normal(-2, 1, batch.num_actions).astype(np.float32)
-    ((*micros,),) = pack(batch, range(batch.num_rows), micro_batch_tokens=options.micro_batch_tokens, num_ranks=1)
-    parts = tuple(gather_flat(old_A, micro) for micro in micros)
-    minibatch = Minibatch(micro_batches=tuple(micros), old=parts, targets=parts, num_actions=batch.num_actions)
+    rows = make_rows(options)
+    old_A = np.random.default_rng(1).normal(-2, 1, rows.num_actions).astype(np.float32)
+    (minibatch,) = own_minibatches(config.actor, rows, old_A, old_A, 1, seed=(0, 1), rank=0)
+    micros = minibatch.micro_batches
     worker = LearnerWorker(role="actor", rank=0, config=config, device=device)
     worker.start(worker.rendezvous())
-    updates: dict[str, Callable[[], Any]] = {"ours": partial(worker.update, [minibatch], step=1)}
+    updates: dict[str, Callable[[], Any]] = {"ours": partial(worker.update, rows, old_A, old_A, step=1)}
     if "bare" in options.sides:
         updates["bare"] = make_bare(config, device, minibatch)
     if "padded" in options.sides:
-        updates["padded"] = make_padded(config, device, batch, old_A)
+        updates["padded"] = make_padded(config, device, rows, old_A)
     seconds: dict[str, list[float]] = {side: [] for side in updates}
     for turn in range(options.rounds + 1):
         for side, update in updates.items():
@@ -210,11 +209,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             print(json.dumps({"round": turn, "side": side, "seconds": round(seconds[side][-1], 3)}), flush=True)
     worker.close()
     medians = {side: statistics.median(values[1:]) for side, values in seconds.items()}
-    longest = max(len(ids) for ids in batch.token_ids)
+    longest = int(_lengths(rows).max())
     tokens = {
-        "rows": sum(len(ids) for ids in batch.token_ids),
+        "rows": int(_lengths(rows).sum()),
         "packed": sum(micro.num_tokens for micro in micros),
-        "padded": batch.num_rows * longest,
+        "padded": rows.num_rows * longest,
     }
     line: dict[str, Any] = {
         "bench": "learner",
@@ -226,7 +225,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "micro_batches": len(micros),
     }
     if options.device == "cuda":
-        rate = flops(options, num_parameters, batch, micros) / medians["ours"]
+        rate = flops(options, num_parameters, rows, micros) / medians["ours"]
         line |= {"gpu": torch.cuda.get_device_name(), "tflops": round(rate / 1e12, 1)}
         line |= {"mfu": round(rate / 1e12 / options.peak_tflops, 3)}
         if options.sides == {"ours"}:  # else the other sides' models are in it

@@ -28,7 +28,7 @@ from pacore_rl.planning.formulas import MIB
 from pacore_rl.planning.plan import Hardware, make_plan
 from pacore_rl.preflight import measured_workload
 from pacore_rl.recipes import load_config
-from pacore_rl.types import ExperienceBatch
+from pacore_rl.types import TokenRows
 
 TARGET = 0.15
 ROLES = ("actor", "critic")
@@ -102,38 +102,24 @@ def measure(role: str, config: Config) -> None:
     """In the child: a learner's work of two steps, and its peak."""
     import deepspeed  # noqa: F401  (part of what is resident before a model is)
 
-    from pacore_rl.engine.learner_passes import Minibatch
     from pacore_rl.engine.learner_worker import LearnerWorker
     from pacore_rl.engine.placement import Device
-    from pacore_rl.ppo.batch import pack, split_rows
 
-    batch = _batch(config)
+    tokens = _rows(config)
     runtime = _status_mib("VmRSS")
     worker = LearnerWorker(
         role="actor" if role == "actor" else "critic", rank=0, config=config, device=Device(kind="cpu", cpu_threads=1)
     )
     worker.start(worker.rendezvous())
-    tokens = worker.settings.micro_batch_tokens
-    minibatches = config.ppo.actor_minibatches if role == "actor" else config.ppo.critic_minibatches
+    zeros_A = np.zeros(tokens.num_actions, np.float32)
     for step in (1, 2):
-        (micros,) = pack(batch, range(batch.num_rows), micro_batch_tokens=tokens, num_ranks=1)
-        worker.log_probs(micros) if role == "actor" else worker.values(micros)
-        parts = []
-        for rows in split_rows(batch.num_rows, minibatches, seed=(0, step)):
-            (own,) = pack(batch, rows, micro_batch_tokens=tokens, num_ranks=1)
-            zeros = tuple(np.zeros(micro.num_actions, np.float32) for micro in own)
-            num_actions = int(batch.response_lengths_B[rows].sum())
-            parts.append(
-                Minibatch(
-                    micro_batches=own, old=zeros, targets=tuple(array + 0.1 for array in zeros), num_actions=num_actions
-                )
-            )
-        worker.update(parts, step=step)
+        worker.log_probs(tokens) if role == "actor" else worker.values(tokens)
+        worker.update(tokens, zeros_A, zeros_A + np.float32(0.1), step=step)
     worker.close()
     print(json.dumps({"peak_mib": round(_status_mib("VmHWM"), 1), "runtime_mib": round(runtime, 1)}))
 
 
-def _batch(config: Config) -> ExperienceBatch:
+def _rows(config: Config) -> TokenRows:
     """Step 1's prompts as the trainer draws them, with random responses of the full budget."""
     from pacore_rl.problems import load_problems
     from pacore_rl.synthesis.draws import draw_messages, draw_problems, draw_rng, fit_to_window
@@ -143,7 +129,7 @@ def _batch(config: Config) -> ExperienceBatch:
     assert config.data.problems is not None and config.data.pool is not None
     tokenizer, pool = load_tokenizer(config.model.path), MessagePool.open(config.data.pool)
     rng, length = np.random.default_rng(0), config.sampling.max_response_tokens
-    rows, prompts = [], []
+    prompts, responses = [], []
     for problem in draw_problems(load_problems(config.data.problems), config.ppo.problems_per_step, seed=0, step=0):
         draws = draw_rng(0, "messages", 1, problem.id)
         least, most = config.synthesis.min_messages, config.synthesis.max_messages
@@ -156,17 +142,9 @@ def _batch(config: Config) -> ExperienceBatch:
             rng=draws,
         )
         for _ in range(config.ppo.responses_per_problem):
-            rows.append(np.concatenate([prompt, rng.integers(3, 500, length, dtype=np.int32)]))
-            prompts.append(len(prompt))
-    num_actions = length * len(rows)
-    return ExperienceBatch(
-        token_ids=tuple(rows),
-        prompt_lengths_B=np.asarray(prompts, np.int32),
-        response_lengths_B=np.full(len(rows), length, np.int32),
-        engine_logprobs_A=np.zeros(num_actions, np.float32),
-        rewards_B=np.zeros(len(rows), np.float32),
-        weight_versions_A=np.zeros(num_actions, np.int32),
-    )
+            prompts.append(prompt)
+            responses.append(rng.integers(3, 500, length, dtype=np.int32))
+    return TokenRows(prompts=tuple(prompts), responses=tuple(responses))
 
 
 def _status_mib(key: str) -> float:

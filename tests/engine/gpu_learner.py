@@ -20,7 +20,6 @@ from learner_helpers import config_of, experience
 from pacore_rl.config import Config
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.shares import cut_minibatches, pack_for
 from pacore_rl.ppo.batch import scatter_flat
 from pacore_rl.types import ExperienceBatch, Float32
 
@@ -43,17 +42,15 @@ def main(spec: dict[str, Any], out: Path) -> None:
     worker = LearnerWorker(role=spec["role"], rank=0, config=config, device=device)
     worker.start(worker.rendezvous())
     batch = make_batch()
-    (micros,) = pack_for(worker.settings, batch, range(batch.num_rows))
 
     def outputs_A() -> Float32:
-        parts = [pair[0] for pair in worker.log_probs(micros)] if spec["role"] == "actor" else worker.values(micros)
-        return scatter_flat(list(zip(micros, parts, strict=True)), batch.num_actions)
+        own = worker.log_probs(batch.rows)[:2] if spec["role"] == "actor" else worker.values(batch.rows)
+        return scatter_flat([own], batch.num_actions)
 
     targets_A = np.random.default_rng(1).normal(size=batch.num_actions).astype(np.float32)
     outputs, held = [outputs_A()], [[0, 0, 0]]
     for step in (1, 2):
-        ((minibatch,),) = cut_minibatches(worker.settings, batch, outputs[0], targets_A, 1, seed=(0, step))
-        worker.update([minibatch], step=step)
+        worker.update(batch.rows, outputs[0], targets_A, step=step)
         if spec["turns"]:
             held.append([_held()])
             for part in ("optimizer", "weights"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from batches import make_batch
 from numpy.typing import NDArray
 
 from pacore_rl.config import Config
@@ -37,15 +38,7 @@ def config_of(model: Path, **learner: Any) -> Config:
 
 def experience(rows: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> ExperienceBatch:
     """(prompt, response) pairs as a batch with random rewards."""
-    lengths = np.array([len(response) for _, response in rows], np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(np.concatenate(row).astype(np.int32) for row in rows),
-        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
-        response_lengths_B=lengths,
-        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
-        rewards_B=np.random.default_rng(3).random(len(rows)).astype(np.float32),
-        weight_versions_A=np.zeros(lengths.sum(), np.int32),
-    )
+    return make_batch(rows, np.random.default_rng(3).random(len(rows)))
 
 
 def greedy_log_probs(engine: RolloutGroup, actor: ActorGroup) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

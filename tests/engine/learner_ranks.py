@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import batches
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -25,7 +26,6 @@ from pacore_rl.engine.learner_passes import Role
 from pacore_rl.engine.learner_state import copy_pieces
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.shares import cut_minibatches, pack_for
 from pacore_rl.ppo.batch import scatter_flat
 from pacore_rl.types import ExperienceBatch, Float32
 
@@ -134,18 +134,15 @@ def _iterate(
     else:
         address = addresses.get(timeout=200)
     worker.start(address)
-    micros = pack_for(worker.settings, batch, range(batch.num_rows))[rank]
 
     def outputs_A() -> Float32:
-        parts = [pair[0] for pair in worker.log_probs(micros)] if role == "actor" else worker.values(micros)
+        own = worker.log_probs(batch.rows)[:2] if role == "actor" else worker.values(batch.rows)
         per_rank: list[Any] = [None] * worker.settings.num_ranks
-        dist.all_gather_object(per_rank, list(zip(micros, parts, strict=True)))
-        return scatter_flat([pair for pairs in per_rank for pair in pairs], batch.num_actions)
+        dist.all_gather_object(per_rank, own)
+        return scatter_flat(per_rank, batch.num_actions)
 
     before_A = outputs_A()
-    num_minibatches = config.ppo.actor_minibatches if role == "actor" else config.ppo.critic_minibatches
-    minibatches = cut_minibatches(worker.settings, batch, before_A, targets_A, num_minibatches, seed=(0, 1))
-    steps = worker.update(minibatches[rank], step=1)
+    steps = worker.update(batch.rows, before_A, targets_A, step=1)
     after_A = outputs_A()
     per_rank: list[Any] = [None] * worker.settings.num_ranks
     dist.all_gather_object(per_rank, [step.sums["loss"] for step in steps])
@@ -190,12 +187,11 @@ def _shares_moved(
     worker.start(worker.rendezvous())
     start = worker.full_weights()
     assert {weight.dtype for weight in start.values()} == {torch.bfloat16}
-    (micros,) = pack_for(worker.settings, batch, range(batch.num_rows))
-    old_A = scatter_flat(zip(micros, (pair[0] for pair in worker.log_probs(micros)), strict=True), batch.num_actions)
-    ((minibatch,),) = cut_minibatches(worker.settings, batch, old_A, advantages_A, 1, seed=(0, 1))
+    old_A = scatter_flat([worker.log_probs(batch.rows)[:2]], batch.num_actions)
     shares: list[float] = []
     for number in num_steps:
-        worker.update([minibatch] * number, step=1)
+        for _ in range(number):
+            worker.update(batch.rows, old_A, advantages_A, step=1)
         weights = worker.full_weights()
         large = {name: weight.abs() > 0.1 for name, weight in start.items()}
         moved = sum(int((weights[name] != start[name])[large[name]].sum()) for name in start)
@@ -220,12 +216,4 @@ def make_batch() -> ExperienceBatch:
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 250, n) for n in (20, 45, 30, 12)]
     rows = [(prompts[i // 4], rng.integers(3, 250, int(rng.integers(1, 40)))) for i in range(15)]
-    lengths = np.array([len(response) for _, response in rows], np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(np.concatenate(row).astype(np.int32) for row in rows),
-        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
-        response_lengths_B=lengths,
-        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
-        rewards_B=rng.random(15).astype(np.float32),
-        weight_versions_A=np.zeros(lengths.sum(), np.int32),
-    )
+    return batches.make_batch(rows, rng.random(15))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batches import make_rows
 from torch import Tensor
 
 from pacore_rl.config import ModelConfig
@@ -16,12 +17,12 @@ from pacore_rl.engine import document_attention
 from pacore_rl.engine.document_attention import plan_rows
 from pacore_rl.engine.models import PolicyModule, ValueModule, load_critic, load_policy
 from pacore_rl.ppo.batch import MicroBatch, pack
-from pacore_rl.types import ExperienceBatch
+from pacore_rl.types import TokenRows
 
 CPU = torch.device("cpu")
 
 
-def batch_of_rows() -> ExperienceBatch:
+def nine_rows() -> TokenRows:
     """Nine rows: three prompts of very different lengths, shared by several responses, one of a single token."""
     rng = np.random.default_rng(0)
     prompts = [rng.integers(3, 250, n) for n in (5, 60, 23)]
@@ -29,15 +30,7 @@ def batch_of_rows() -> ExperienceBatch:
         (prompts[p], rng.integers(3, 250, n)) for p, n in [(0, 4), (1, 30), (1, 1), (1, 9), (2, 70), (2, 2), (0, 1)]
     ]
     rows += [(rng.integers(3, 250, 3), rng.integers(3, 250, 5)), (prompts[1], rng.integers(3, 250, 40))]
-    lengths = np.array([len(response) for _, response in rows], np.int32)
-    return ExperienceBatch(
-        token_ids=tuple(np.concatenate(row).astype(np.int32) for row in rows),
-        prompt_lengths_B=np.array([len(prompt) for prompt, _ in rows], np.int32),
-        response_lengths_B=lengths,
-        engine_logprobs_A=np.zeros(lengths.sum(), np.float32),
-        rewards_B=np.zeros(len(rows), np.float32),
-        weight_versions_A=np.zeros(lengths.sum(), np.int32),
-    )
+    return make_rows(rows)
 
 
 def inputs(micro: MicroBatch) -> tuple[Tensor, ...]:
@@ -75,13 +68,13 @@ def test_packed_equals_alone(
     module, forward = network
     if not masks:
         monkeypatch.setattr(document_attention, "MAX_MASK_ELEMENTS", 0)
-    batch = batch_of_rows()
-    weights_A = torch.randn(batch.num_actions, generator=torch.Generator().manual_seed(1))
-    alone = [pack(batch, [row], micro_batch_tokens=10_000, num_ranks=1)[0][0] for row in range(batch.num_rows)]
+    rows = nine_rows()
+    weights_A = torch.randn(rows.num_actions, generator=torch.Generator().manual_seed(1))
+    alone = [pack(rows, [row], micro_batch_tokens=10_000, num_ranks=1)[0][0] for row in range(rows.num_rows)]
     expected = run(module, forward, alone, weights_A)
     expected_grads = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
-    (micros,) = pack(batch, range(batch.num_rows), micro_batch_tokens=budget, num_ranks=1)
+    (micros,) = pack(rows, range(rows.num_rows), micro_batch_tokens=budget, num_ranks=1)
     out = run(module, forward, list(micros), weights_A)
 
     torch.testing.assert_close(out, expected, atol=2e-6, rtol=0)
@@ -93,34 +86,34 @@ def test_alone_equals_plain_transformers(tiny_model_dir: Path) -> None:
     """The reference of all comparisons: transformers' own sdpa on one row, without anything of ours."""
     from transformers import AutoModelForCausalLM
 
-    batch = batch_of_rows()
+    rows = nine_rows()
     config = ModelConfig(path=str(tiny_model_dir))
     ours = PolicyModule(load_policy(config, torch.float32), temperature=1.0, chunk_tokens=7)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attn_implementation="sdpa", dtype=torch.float32)
-    (micros,) = pack(batch, range(batch.num_rows), micro_batch_tokens=10_000, num_ranks=1)
-    out = torch.empty(batch.num_actions)
+    (micros,) = pack(rows, range(rows.num_rows), micro_batch_tokens=10_000, num_ranks=1)
+    out = torch.empty(rows.num_actions)
     with torch.no_grad():
         for micro in micros:
             out[torch.from_numpy(micro.slots)] = ours(*inputs(micro))
         expected = [
             torch.log_softmax(plain(torch.from_numpy(ids)[None].long()).logits[0, :-1].float(), -1)
             .gather(1, torch.from_numpy(ids[1:]).long()[:, None])
-            .squeeze(1)[prompt - 1 :]
-            for ids, prompt in zip(batch.token_ids, batch.prompt_lengths_B.tolist(), strict=True)
+            .squeeze(1)[len(prompt) - 1 :]
+            for prompt, ids in ((p, np.append(p, r)) for p, r in zip(rows.prompts, rows.responses, strict=True))
         ]
     torch.testing.assert_close(out, torch.cat(expected), atol=2e-6, rtol=0)
 
 
 def test_gradient_checkpointing_changes_nothing(tiny_model_dir: Path) -> None:
-    batch = batch_of_rows()
+    rows = nine_rows()
     config = ModelConfig(path=str(tiny_model_dir))
-    (micros,) = pack(batch, range(batch.num_rows), micro_batch_tokens=80, num_ranks=1)
+    (micros,) = pack(rows, range(rows.num_rows), micro_batch_tokens=80, num_ranks=1)
     grads: list[dict[str, Tensor]] = []
     for checkpointing in (False, True):
         module = PolicyModule(load_policy(config, torch.float32), temperature=1.0, chunk_tokens=16).train()
         if checkpointing:
             module.model.gradient_checkpointing_enable({"use_reentrant": False})
-        run(module, module, list(micros), torch.ones(batch.num_actions))
+        run(module, module, list(micros), torch.ones(rows.num_actions))
         grads.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, atol=1e-7, rtol=1e-5, msg=name)
@@ -128,16 +121,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_model_dir: Path) -> None:
 
 def test_a_micro_batch_is_laid_out_in_as_many_slots_as_its_budget_allows() -> None:
     """64 answers of 5 tokens to a prompt of 320 were 20,736 slots; only their padding may exceed 8 x 640."""
-    rows, prompt = 64, np.arange(320, dtype=np.int32)
-    batch = ExperienceBatch(
-        token_ids=(np.append(prompt, np.arange(5, dtype=np.int32)),) * rows,
-        prompt_lengths_B=np.full(rows, 320, np.int32),
-        response_lengths_B=np.full(rows, 5, np.int32),
-        engine_logprobs_A=np.zeros(5 * rows, np.float32),
-        rewards_B=np.zeros(rows, np.float32),
-        weight_versions_A=np.zeros(5 * rows, np.int32),
-    )
-    (micros,) = pack(batch, range(rows), micro_batch_tokens=640, num_ranks=1)
+    (micros,) = pack(make_rows([(np.arange(320), np.arange(5))] * 64), range(64), micro_batch_tokens=640, num_ranks=1)
     plans = [plan_rows(micro.position_ids.astype(np.int64), CPU) for micro in micros]
     slots = [sum(bucket.keys.tokens.numel() for bucket in plan.buckets) for plan in plans if plan is not None]
     assert slots == [15 * 324] * 4 + [4 * 324] and max(slots) <= 8 * 640

@@ -21,7 +21,7 @@ from pacore_rl.engine.learner import ActorGroup, CriticGroup, start_actor, start
 from pacore_rl.engine.learner_passes import learning_rate
 from pacore_rl.engine.models import PolicyModule, load_critic, load_policy
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.shares import pack_for
+from pacore_rl.engine.shares import own_micro_batches
 from pacore_rl.engine.whereabouts import locate
 from pacore_rl.ppo.advantages import normalize_advantages
 from pacore_rl.ppo.batch import pack
@@ -89,7 +89,7 @@ def critic(cluster: None, actors: dict[str, ActorGroup], tiny_model_dir: Path) -
 def plain_gradient(model: Path, old_A: np.ndarray) -> dict[str, torch.Tensor]:
     """The gradient of the whole batch's loss in one pass, without Ray, DeepSpeed, ranks or micro-batches."""
     module = PolicyModule(load_policy(ModelConfig(path=str(model)), torch.float32), temperature=0.9, chunk_tokens=999)
-    ((micro,),) = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
+    ((micro,),) = pack(BATCH.rows, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
     arrays = (micro.token_ids[None], micro.position_ids[None], micro.action_index, micro.labels)
     log_probs = module(*(torch.from_numpy(array).long() for array in arrays))
     policy_loss(
@@ -105,7 +105,7 @@ def plain_gradient(model: Path, old_A: np.ndarray) -> dict[str, torch.Tensor]:
 def plain_entropies(model: Path) -> np.ndarray:
     """Of every action token, from whole rows of logits."""
     policy = load_policy(ModelConfig(path=str(model)), torch.float32)
-    ((micro,),) = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
+    ((micro,),) = pack(BATCH.rows, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
     ids, positions = (torch.from_numpy(array[None]).long() for array in (micro.token_ids, micro.position_ids))
     entropies = np.empty(BATCH.num_actions, np.float32)
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_every_layout_gives_the_same_update(
         sure = clipped.abs() > 1e-6  # below, rounding alone decides the direction of Adam's first step
         torch.testing.assert_close(weights["one rank"][key][sure], expected[sure], atol=1e-5, rtol=0)
     for name in actors:
-        micros = len(pack_for(actors[name].settings, BATCH, range(BATCH.num_rows))[0])
+        micros = len(own_micro_batches(actors[name].settings, BATCH.rows, range(BATCH.num_rows), rank=0))
         assert num_passes[name] == 3 * micros + 1, "two passes for log-probs, one for the update, and Adam's step"
         np.testing.assert_allclose(log_probs[name], old_A, atol=1e-5)
         np.testing.assert_allclose(entropy[name][0], entropy["one rank"][0], atol=1e-4)
@@ -223,8 +223,8 @@ def test_critic_learns_the_returns(critic: CriticGroup, tmp_path: Path) -> None:
     reloaded = load_critic(ModelConfig(path=str(tmp_path / "critic")), torch.float32, seed=99)
     plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "critic")
     torch.testing.assert_close(reloaded.get_parameter("score.weight"), plain.get_parameter("score.weight"))
-    ids = torch.from_numpy(BATCH.token_ids[0])[None].long()
-    prompt = int(BATCH.prompt_lengths_B[0])
+    ids = torch.from_numpy(np.append(BATCH.rows.prompts[0], BATCH.rows.responses[0]))[None].long()
+    prompt = len(BATCH.rows.prompts[0])
     with torch.no_grad():
         expected = plain.eval()(ids).logits[0, prompt - 1 : -1, 0].numpy()
     np.testing.assert_allclose(critic.values(BATCH).result()[: len(expected)], expected, atol=1e-5)

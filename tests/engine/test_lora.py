@@ -125,7 +125,7 @@ def test_actor_trains_adapters_and_hands_out_the_merged_model(
     reloaded = PolicyModule(
         load_policy(ModelConfig(path=str(tmp_path / "actor")), torch.float32), temperature=1.0, chunk_tokens=999
     )
-    ((micro,),) = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
+    ((micro,),) = pack(BATCH.rows, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
     arrays = (micro.token_ids[None], micro.position_ids[None], micro.action_index, micro.labels)
     log_probs = reloaded(*(torch.from_numpy(array).long() for array in arrays)).detach().numpy()
     np.testing.assert_allclose(old_A[micro.slots], log_probs, atol=1e-4)
@@ -147,7 +147,7 @@ def test_critic_trains_adapters_and_its_head(cluster: None, tiny_model_dir: Path
     changed = {name for name in second if not torch.equal(first[name], second[name])}
     assert changed == {name for name in second if last_layer(name) in ADAPTED | {"score"}}
     reloaded = load_critic(ModelConfig(path=str(tmp_path / "second")), torch.float32, seed=9).eval()
-    row, prompt = BATCH.token_ids[0], int(BATCH.prompt_lengths_B[0])
+    prompt, row = len(BATCH.rows.prompts[0]), np.append(BATCH.rows.prompts[0], BATCH.rows.responses[0])
     ids = torch.from_numpy(row)[None].long()
     with torch.no_grad():
         expected = reloaded(ids, position_ids=torch.arange(len(row))[None]).logits[0, prompt - 1 : -1, 0]

@@ -135,7 +135,7 @@ def test_ranks_that_route_apart_train_together(
 ) -> None:
     module = PolicyModule(load_policy(ModelConfig(path=str(moe_dir)), torch.float32), temperature=1.0, chunk_tokens=999)
     module.model.config._experts_implementation = "eager"  # apart from the learner's grouped products
-    per_rank = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=90, num_ranks=2)
+    per_rank = pack(BATCH.rows, range(BATCH.num_rows), micro_batch_tokens=90, num_ranks=2)
     assert [first_layer_experts(module, micros) for micros in per_rank] == [{0, 1}, {2, 3}]
 
     old_A = actor.log_probs(BATCH).result()[0]
@@ -143,7 +143,7 @@ def test_ranks_that_route_apart_train_together(
     actor.save(tmp_path / "actor")
     after = load_file(tmp_path / "actor" / "model.safetensors")
 
-    ((whole,),) = pack(BATCH, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
+    ((whole,),) = pack(BATCH.rows, range(BATCH.num_rows), micro_batch_tokens=10_000, num_ranks=1)
     log_probs = plain_forward(module, whole)
     np.testing.assert_allclose(old_A[whole.slots], log_probs.detach().numpy(), atol=1e-5)
     policy_loss(

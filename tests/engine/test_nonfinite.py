@@ -15,7 +15,6 @@ from learner_ranks import CPU, fork_context, make_batch
 
 from pacore_rl.config import Config
 from pacore_rl.engine.learner_worker import LearnerWorker
-from pacore_rl.engine.shares import cut_minibatches, pack_for
 from pacore_rl.ppo.batch import scatter_flat
 
 BATCH = make_batch()
@@ -32,18 +31,16 @@ def updates(config: Config) -> list[tuple[str, bool, float]]:
     """Outcome, whether the step was skipped, and the largest move of a weight: of a poisoned and of a sound step."""
     worker = LearnerWorker(role="actor", rank=0, config=config, device=CPU)
     worker.start(worker.rendezvous())
-    (micros,) = pack_for(worker.settings, BATCH, range(BATCH.num_rows))
-    old_A = scatter_flat(zip(micros, (pair[0] for pair in worker.log_probs(micros)), strict=True), BATCH.num_actions)
+    old_A = scatter_flat([worker.log_probs(BATCH.rows)[:2]], BATCH.num_actions)
     sound_A = np.random.default_rng(0).normal(size=BATCH.num_actions).astype(np.float32)
     poisoned_A = sound_A.copy()
     poisoned_A[3] = np.nan
     found: list[tuple[str, bool, float]] = []
     for targets_A in (poisoned_A, sound_A):
         before = worker.full_weights()
-        ((minibatch,),) = cut_minibatches(worker.settings, BATCH, old_A, targets_A, 1, seed=(0, 1))
         outcome, skipped = "updated", False
         try:
-            (result,) = worker.update([minibatch], step=1)
+            (result,) = worker.update(BATCH.rows, old_A, targets_A, step=1)
             skipped = result.skipped
         except FloatingPointError as error:
             outcome = str(error)

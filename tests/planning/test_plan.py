@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batches import make_batch
+from batches import make_rows
 
 from pacore_rl.config import Config
 from pacore_rl.planning.command import plan_recipe, read_size
@@ -286,9 +286,9 @@ class TestPacking:
         for median in (1, 5, 40, 200, 900):
             lengths = np.clip(rng.lognormal(np.log(median), 0.7, 128), 1, 900).astype(int)
             rows = [([i // 16] * prompt, [99] * int(length)) for i, length in enumerate(lengths)]
-            batch = make_batch(rows)
+            packed = make_rows(rows)
             for part in split_rows(128, minibatches, seed=(0, 1)):
-                for micros in pack(batch, part, micro_batch_tokens=640, num_ranks=ranks, sequence_parallel=shared):
+                for micros in pack(packed, part, micro_batch_tokens=640, num_ranks=ranks, sequence_parallel=shared):
                     for micro in micros:
                         whole = micro.position_ids
                         if micro.sequence_position_ids is not None:
