@@ -16,16 +16,19 @@ Int64 = NDArray[np.int64]
 
 _LATEX_SPACING = re.compile(r"\\(?:[,;:!~ ]|quad|qquad|displaystyle|left|right|limits|dfrac|tfrac)(?![A-Za-z])")
 _DELIMITERS = re.compile(r"\$+|\\[()\[\]]")
-_WORD = re.compile(r"[a-z]+|\d+|[\u3040-\u30ff\u3400-\u9fff]")
-_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|!_%]")
+_CHARACTER = r"\u3040-\u30ff\u3400-\u9fff"
+"""Chinese and Japanese, without spaces between words."""
+_WORD = re.compile(rf"[^\W\d_{_CHARACTER}]+|\d+|[{_CHARACTER}]")
+_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|!_%()\[\]\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff]")
 MASK = "#"
 
 
 def normal_words(text: str, *, signs: bool = False) -> list[str]:
-    """The words and numbers of a text in lower case, a Chinese or Japanese character being a word.
+    """The words and numbers of a text in lower case, in any script; a Chinese or Japanese character is a word.
 
-    ``signs``: those of mathematics too. From copy to copy of one problem they vary (dots, dashes, ``$x$`` or
-    ``\\(x\\)``), so they are left out where copies must be found, and kept where problems must be told apart.
+    ``signs``: those of mathematics too, but for LaTeX's braces. From copy to copy of one problem they vary (dots,
+    dashes, ``$x$`` or ``\\(x\\)``), so they are left out where copies must be found, and kept where problems must be
+    told apart.
     """
     text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
     text = _DELIMITERS.sub(" ", _LATEX_SPACING.sub(_kept, text)).lower()

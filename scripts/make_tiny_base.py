@@ -194,7 +194,7 @@ def teach(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, course: C
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 100 == 0 or step + 1 == total_steps:
             seconds = time.monotonic() - started
             left = seconds / (step + 1) * (total_steps - step - 1)
             print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from candidates import candidate
 
 from data_curation.duplicates import ExactDuplicates, NearDuplicates
@@ -27,6 +28,23 @@ def test_the_first_of_equal_statements_stays() -> None:
     sifted = exact([first, copy, other])
     assert sifted.kept == (first, other)
     assert [(drop.id, drop.step, drop.reason) for drop in sifted.drops] == [("b", "exact_duplicate", "the same as a")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Compute $(2+3) \\times 4$.", "Compute $2+(3 \\times 4)$."),
+        ("How many integers have x ≤ 3?", "How many integers have x ≥ 3?"),
+        ("Find α + 2β for 5.", "Find β + 2α for 5."),
+        ("Найдите сумму 3 и 5.", "Найдите произведение 3 и 5."),
+        ("3과 5의 합을 구하시오.", "3과 5의 곱을 구하시오."),
+    ],
+    ids=["brackets", "signs", "Greek", "Russian", "Korean"],
+)
+def test_statements_that_differ_in_brackets_signs_or_any_script_are_two(one: str, other: str) -> None:
+    """Taken for copies, they would contradict each other, and both be dropped."""
+    assert len(exact([candidate(one, "1", id="a"), candidate(other, "2", id="b")]).kept) == 2
+    assert len(exact([candidate(one, "1", id="a"), candidate(one.upper(), "1", id="b")]).kept) == 1
 
 
 def test_copies_with_different_numbers_as_answers_are_all_dropped() -> None:

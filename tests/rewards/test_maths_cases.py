@@ -6,12 +6,14 @@ import logging
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from maths_cases import CASES, RESPONSES, Case
 from reward_helpers import boxed, problem
 
+from pacore_rl.config_rewards import RewardConfig
 from pacore_rl.rewards.scorer import LocalScorer
 from pacore_rl.types import Verdict
 
@@ -21,11 +23,19 @@ Verdicts = dict[tuple[str, str], Verdict]
 
 
 @pytest.fixture(scope="module")
-def verdicts(scorer: LocalScorer) -> Verdicts:
+def patient() -> Iterator[LocalScorer]:
+    """Of these answers none may take long, but the machine may: which of them end in time is no question here."""
+    scorer = LocalScorer(RewardConfig(timeout_seconds=30), "</think>")
+    yield scorer
+    scorer.close()
+
+
+@pytest.fixture(scope="module")
+def verdicts(patient: LocalScorer) -> Verdicts:
     """All of them, asked at once."""
     keys = [(case.ground_truth, answer) for case in CASES for answer in (*case.right, *case.wrong)]
     items = [(problem(ground_truth), boxed(answer), "stopped") for ground_truth, answer in keys]
-    return dict(zip(keys, scorer.score(items).result(), strict=True))  # type: ignore[arg-type]
+    return dict(zip(keys, patient.score(items).result(), strict=True))  # type: ignore[arg-type]
 
 
 def test_there_are_many() -> None:
@@ -46,8 +56,8 @@ def test_case(case: Case, verdicts: Verdicts) -> None:
 
 
 @pytest.mark.parametrize(("response", "ground_truth", "reward", "outcome"), RESPONSES)
-def test_response(scorer: LocalScorer, response: str, ground_truth: str, reward: float, outcome: str) -> None:
-    verdict = scorer.score([(problem(ground_truth), response, "stopped")]).result()[0]
+def test_response(patient: LocalScorer, response: str, ground_truth: str, reward: float, outcome: str) -> None:
+    verdict = patient.score([(problem(ground_truth), response, "stopped")]).result()[0]
     assert (verdict.reward, verdict.outcome) == (reward, outcome), verdict.reason
 
 

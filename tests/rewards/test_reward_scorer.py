@@ -126,11 +126,11 @@ def test_a_failure_of_ours_is_no_zero() -> None:
 
 
 def test_standing_still_is_a_failure_of_ours() -> None:
-    pool = CheckerPool(timeout_seconds=0.5)
+    pool = CheckerPool(timeout_seconds=3)
     assert pool.ask("a+b", "b+a").outcome == "equal"
     os.kill(pool.pids[1], signal.SIGSTOP)
     reply = pool.ask("a+c", "c+a")
-    assert reply.outcome == "equal" and reply.seconds >= 0.5  # the second try, on a fresh checker
+    assert reply.outcome == "equal" and reply.seconds >= 3  # the second try, on a fresh checker
     pool.close()
     assert pool.ask("a", "b").outcome == "failed"
 

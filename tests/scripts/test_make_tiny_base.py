@@ -57,9 +57,9 @@ def test_the_shipped_weights_have_the_skill_that_the_script_teaches(script: Modu
 
 
 def test_the_script_learns(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    phases = (script.Phase(steps=100, rows=16, solo_share=0.5, use_reference=0.5, later_round=0.3),)
-    course = script.Course(phases=phases, learning_rate=3e-3, rise_steps=20, fall_share=0.5)
+    phases = (script.Phase(steps=40, rows=16, solo_share=0.5, use_reference=0.5, later_round=0.3),)
+    course = script.Course(phases=phases, learning_rate=3e-3, rise_steps=10, fall_share=0.5)
     script.train(tmp_path, seed=0, courses=(course,))
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warm-up 100/100"))
-    assert float(line.split("loss ")[1].split()[0]) < 3.0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warm-up 40/40"))
+    assert float(line.split("loss ")[1].split()[0]) < 3.5
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen3"
