@@ -18,6 +18,9 @@ from pacore_rl.inference.counting import PromptCounter
 from pacore_rl.synthesis.plan import Answer, Call, RoundsPlan
 from pacore_rl.synthesis.rounds import ProblemRounds
 
+LEADER_SHARE = 0.25
+"""Of a round's time limits, at most, that its other calls wait for the first to be read."""
+
 
 class Journal(Protocol):
     """Completions that outlive the process: the same request is not generated twice."""
@@ -203,13 +206,14 @@ class _Task:
         limits = TokenLimits(max_tokens=options.get("max_tokens"), window_tokens=model.window_tokens)
         states = [CallState(limits=limits) for _ in range(call.num_samples)]
         leads = call.num_samples > 1 and len(body) >= self.answerer.client.settings.leader_first_bytes
+        started = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             tasks: list[asyncio.Task[Completion]] = []
             for sample, state in enumerate(states):
                 tasks.append(group.create_task(self._one(call, sample, body, route, state)))
                 if sample == 0 and leads:
-                    await self._until_prefilled(state)
-            await self._wait(call, tasks)
+                    await self._until_prefilled(call, state)
+            await self._wait(call, tasks, started)
         completions = tuple(
             state.partial() if task.cancelled() else task.result() for task, state in zip(tasks, states, strict=True)
         )
@@ -233,11 +237,18 @@ class _Task:
         options["max_tokens"] = max(1, min(most, options.get("max_tokens") or most))
         return options
 
-    async def _until_prefilled(self, leader: CallState) -> None:
+    async def _until_prefilled(self, call: Call, leader: CallState) -> None:
+        """Wait for the leader; never so long that a round's deadlines find nothing but the leader under way."""
+        now = asyncio.get_running_loop().time()
+        limits = [now + self.answerer.client.settings.leader_seconds]
+        if self.round_deadline is not None:
+            limits.append(now + LEADER_SHARE * (self.round_deadline - now))
+        if call.stragglers is not None and call.stragglers.deadline_seconds > 0:
+            limits.append(now + LEADER_SHARE * call.stragglers.deadline_seconds)
         try:
-            async with asyncio.timeout_at(self.round_deadline):
+            async with asyncio.timeout_at(min(limits)):
                 await leader.prefilled.wait()
-        except TimeoutError:  # the round is about to be cut anyway
+        except TimeoutError:  # the others read the prompt themselves
             return
 
     async def _one(self, call: Call, sample: int, body: bytes, route: Route, state: CallState) -> Completion:
@@ -267,10 +278,10 @@ class _Task:
             self.journal.put(request, completion)
         return completion
 
-    async def _wait(self, call: Call, tasks: Sequence[asyncio.Task[Completion]]) -> None:
+    async def _wait(self, call: Call, tasks: Sequence[asyncio.Task[Completion]], started: float) -> None:
         """Until all have ended, or the rest need not be waited for; those are cancelled."""
         loop = asyncio.get_running_loop()
-        started, waiting = loop.time(), set(tasks)
+        waiting = set(tasks)
         policy = call.stragglers
         while waiting:
             now = loop.time()

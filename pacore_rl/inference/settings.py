@@ -73,11 +73,13 @@ class ClientSettings:
     """Of each endpoint. Less are open while it says that it is busy."""
     leader_first_bytes: int = 2_048
     """A round whose request is at least this long lets its first sample fill the server's prefix cache."""
+    leader_seconds: float = 120.0
+    """The others do not wait for that longer than this: a long prefill, not an endpoint that hangs."""
 
     def __post_init__(self) -> None:
         wrong = [
             name
-            for name in ("connect_seconds", "first_token_seconds", "idle_seconds", "max_open_calls")
+            for name in ("connect_seconds", "first_token_seconds", "idle_seconds", "max_open_calls", "leader_seconds")
             if not getattr(self, name) > 0
         ] + [name for name in ("max_retries", "backoff_seconds", "max_backoff_seconds") if not getattr(self, name) >= 0]
         if wrong:

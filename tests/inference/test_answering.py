@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -104,15 +105,35 @@ async def test_messages_are_dropped_where_the_window_is_too_small(
 
 async def test_a_long_prompts_leader_goes_ahead_and_the_round_stays_on_one_endpoint(server: ScriptedServer) -> None:
     question = [{"role": "user", "content": "long " * 1000}]
-    async with ScriptedServer(lambda request, number: Script(piece_seconds=0.05)) as other:
+    is_read = asyncio.Event()
+
+    def read(request: Mapping[str, Any], number: int) -> Script:
+        return Script(delay_seconds=0.0 if is_read.is_set() else 0.5)
+
+    async with ScriptedServer(read) as other:
         server.answer = other.answer
         async with Client([Endpoint.of(server.url), Endpoint.of(other.url)], QUICK) as client:
             answering = asyncio.create_task(answer(client, plan(4), messages=question))
-            await asyncio.sleep(0.02)
+            await until(lambda: server.requests or other.requests)
+            await asyncio.sleep(0.1)
             assert len(server.requests) + len(other.requests) == 1  # its prompt is being read
+            is_read.set()
             await answering
     first_round = [sum(not is_final(r) for r in s.requests) for s in (server, other)]
     assert sorted(first_round) == [0, 4]
+
+
+async def test_a_leader_that_hangs_does_not_hold_its_round_back(server: ScriptedServer) -> None:
+    """Its request takes a quarter of the deadline; the quorum of the others is there at the deadline."""
+    question = [{"role": "user", "content": "long " * 1000}]
+    server.answer = lambda request, number: Script(delay_seconds=math.inf if number == 0 else 0.0)
+    policy = Stragglers(quorum=0.75, deadline_seconds=2.0)
+    async with Client([Endpoint.of(server.url)]) as client:
+        started = time.monotonic()
+        answered = await answer(client, plan(4, stragglers=policy), messages=question)
+    assert 2.0 <= time.monotonic() - started < 20
+    assert answered.rounds.shown == (("42",) * 3,) and answered.rounds.num_dropped == 1
+    assert answered.answers[0].text == "42"
 
 
 async def test_two_problems_are_spread_over_the_endpoints(server: ScriptedServer) -> None:

@@ -119,13 +119,16 @@ async def test_tools_are_offered_to_the_closing_round_alone(server: ScriptedServ
 
 
 async def test_sampling_options_reach_the_endpoint(server: ScriptedServer, api: Served) -> None:
-    more = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 77, "stop": ["END"], "extra_body": {"top_k": 5}}
+    form = {"choice": ["yes", "no"]}
+    own = {"top_k": 5, "structured_outputs": form}
+    more = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 77, "stop": ["END"], "extra_body": own}
     await create(api, seed=11, **more)
     first, final = server.requests[0], server.requests[-1]
     for request in (first, final):
         assert (request["temperature"], request["top_p"], request["max_tokens"], request["top_k"]) == (0.5, 0.9, 77, 5)
         assert "pacore" not in request and "n" not in request and request["model"] == "tiny"
     assert "stop" not in first and final["stop"] == ["END"]
+    assert "structured_outputs" not in first and final["structured_outputs"] == form
     seeds = sorted(request["seed"] for request in server.requests)
     server.requests.clear()
     await create(api, seed=11, **more)

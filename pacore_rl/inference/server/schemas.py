@@ -20,9 +20,11 @@ MAX_STOPS = 16
 MAX_SEED = 2**63 - 1
 MAX_DEPTH = 64
 _OWN = frozenset({"model", "messages", "n", "stream", "stream_options", "seed", "pacore", "max_completion_tokens"})
-_CLOSING = frozenset(
-    {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "stop", "response_format"}
-)
+_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
+_FORM = frozenset({"stop", "stop_token_ids", "include_stop_str_in_output", "response_format", "structured_outputs"})
+_OLDER_FORM = frozenset({"guided_json", "guided_regex", "guided_choice", "guided_grammar"})
+"""vLLM's names for what ``structured_outputs`` holds now."""
+_CLOSING = _TOOLS | _FORM | _OLDER_FORM
 """Meant for the answer: they reach the closing round alone."""
 _REFUSED = frozenset({"logprobs", "top_logprobs", "prompt_logprobs", "echo", "best_of", "use_beam_search"})
 
