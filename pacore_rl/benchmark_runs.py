@@ -80,11 +80,6 @@ def evaluate_endpoint(
             return run_sets(problems, BenchmarkFolder(out), manifest, asker, scorer)
 
 
-def shown_name(folder: Path) -> str:
-    """The model of an evaluation, as its tables call it."""
-    return Path(BenchmarkFolder(folder).manifest().model_path).name
-
-
 @contextmanager
 def open_engine_asker(config: Config, model_path: str, tokenizer: ChatTokenizer) -> Iterator[EngineAsker]:
     """The engine with the model's weights, for the length of a ``with`` block."""

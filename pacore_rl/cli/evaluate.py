@@ -99,6 +99,7 @@ def _run_benchmarks(
     from rich.markdown import Markdown
 
     from pacore_rl import benchmark_runs
+    from pacore_rl.evaluation.benchmark_folder import BenchmarkFolder
     from pacore_rl.evaluation.paper_tables import benchmark_tables
     from pacore_rl.reporting.terminal import console
 
@@ -108,7 +109,7 @@ def _run_benchmarks(
         )
     else:
         results = benchmark_runs.evaluate_benchmarks(config, out=folder, model=model)
-    name = benchmark_runs.shown_name(folder)
+    name = BenchmarkFolder(folder).manifest().shown_model
     for table in benchmark_tables(results, name):
         if table.name in SHOWN:
             console.print(Markdown(table.markdown()))

@@ -11,6 +11,7 @@ An evaluation that is started again on its folder goes on where it stopped.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,9 @@ from pacore_rl.reporting.jsonl import LineFile, whole_lines
 SCHEMA_VERSION = 1
 MANIFEST = "benchmarks.json"
 _FIXED = ("model", "compaction", "end_of_reasoning", "temperature", "top_p", "max_response_tokens")
+
+
+_CHECKPOINT = re.compile(r"(?P<run>[^/]+)/checkpoints/step_(?P<step>\d+)(/actor)?/?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,14 @@ class Manifest:
     max_response_tokens: int
     settings: BenchmarksConfig
     sets: dict[str, BenchmarkSet]
+
+    @property
+    def shown_model(self) -> str:
+        """The model as tables call it: of a run's checkpoint the run and the step, else the end of its path."""
+        checkpoint = _CHECKPOINT.search(self.model_path)
+        if checkpoint is None:
+            return Path(self.model_path).name
+        return f"{checkpoint['run']} at step {int(checkpoint['step'])}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def write_paper_report(folder: Path, out: Path, *, runs: Sequence[Path] = ()) ->
         ValueError: there is no evaluation, a run is none, or records cannot be read.
     """
     evaluation = BenchmarkFolder(folder)
-    model = Path(evaluation.manifest().model_path).name
+    model = evaluation.manifest().shown_model
     results = summarise(evaluation)
     if not results:
         raise ValueError(f"{folder} holds no answers yet; let `pacore-rl evaluate` finish a benchmark first.")

@@ -25,7 +25,9 @@ from pacore_rl.retry_after import backoff_seconds, retry_after_seconds
 
 MAX_ERROR_BYTES = 65_536
 REST_SECONDS = 5.0
-"""After a failure to connect, an endpoint is avoided for as long, where there are others."""
+"""An endpoint that is down is avoided for as long, where there are others: one that cannot be reached, and one whose
+last ``MAX_FAULTS`` calls broke. Fast failures leave it with the fewest open calls, which would draw all the others."""
+MAX_FAULTS = 3
 _OVERFLOW_WORDS = ("context length", "context_length", "context window")
 
 OnDelta = Callable[[Delta], Awaitable[None]]
@@ -72,6 +74,8 @@ class Replica:
         self.num_calls = 0
         """Calls that were routed here and have not ended; those that wait or have not begun are among them."""
         self.down_until = float("-inf")
+        self.num_faults = 0
+        """Calls that have broken since the last one that ended well."""
 
 
 class Route:
@@ -155,6 +159,7 @@ class Client:
                         state.num_attempts += 1
                         completion = await self._attempt(replica, body, state, on_delta)
                     replica.slots.grow()
+                    replica.num_faults = 0
                     usage = replace(completion.usage, wasted_tokens=state.wasted_tokens)
                     return replace(completion, usage=usage, num_attempts=state.num_attempts)
                 except _AttemptFailed as error:
@@ -179,7 +184,9 @@ class Client:
         self.counters.num_retries += 1
         if failure.kind == "busy":
             replica.slots.ease()
-        elif failure.kind == "unreachable":
+            return
+        replica.num_faults += 1
+        if failure.kind == "unreachable" or replica.num_faults >= MAX_FAULTS:
             replica.down_until = asyncio.get_running_loop().time() + REST_SECONDS
 
     def _move(self, replica: Replica) -> Replica:

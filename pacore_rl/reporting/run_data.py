@@ -159,12 +159,22 @@ def add_events(rows: Sequence[dict[str, float]], events: Sequence[RunEvent]) -> 
 
 def facts(recipe: str) -> tuple[tuple[str, str], ...]:
     """What the head of the page says of a recipe (YAML; an empty text has no facts)."""
-    settings = yaml.safe_load(recipe) or {}
+    try:
+        settings = yaml.safe_load(recipe) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"recipe.yaml is no YAML any more ({' '.join(str(error).split())}); mend it, or remove it: the report is "
+            "then made without what it says."
+        ) from None
+    if not isinstance(settings, dict):
+        raise ValueError("recipe.yaml holds no settings; mend it, or remove it: the report is then made without it.")
     found: list[tuple[str, str]] = []
     for label, *keys in _FACTS:
-        values = [settings.get(section, {}).get(name) for section, name in (key.split(".") for key in keys)]
-        if None not in values:
-            found.append((label, " to ".join(_short(value) for value in values)))
+        sections = [(settings.get(section), name) for section, name in (key.split(".") for key in keys)]
+        values = [section.get(name) if isinstance(section, dict) else None for section, name in sections]
+        known = [value for value in values if isinstance(value, str | int | float)]
+        if len(known) == len(values):
+            found.append((label, " to ".join(_short(value) for value in known)))
     return tuple(found)
 
 

@@ -198,6 +198,20 @@ def test_a_run_is_read_with_its_evaluations(report: Path) -> None:
     assert run.num_steps == 20 and run.final("no/such") is None
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("models/PaCoRe-8B", "PaCoRe-8B"),
+        ("runs/mine/checkpoints/step_000010/actor", "mine at step 10"),
+        ("/data/runs/mine/checkpoints/step_000120", "mine at step 120"),
+        ("served-name", "served-name"),
+        ("somewhere/actor", "actor"),
+    ],
+)
+def test_a_checkpoint_is_called_by_its_run_and_step(path: str, shown: str) -> None:
+    assert dataclasses.replace(manifest_of(), model_path=path).shown_model == shown
+
+
 def test_evaluations_of_one_checkpoint_count_together(tmp_path: Path) -> None:
     write_run(tmp_path / "drawn", 16, 24, 0.8)
     for name in ("bench_aime", "bench_hmmt"):

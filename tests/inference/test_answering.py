@@ -114,7 +114,7 @@ async def test_a_long_prompts_leader_goes_ahead_and_the_round_stays_on_one_endpo
         server.answer = other.answer
         async with Client([Endpoint.of(server.url), Endpoint.of(other.url)], QUICK) as client:
             answering = asyncio.create_task(answer(client, plan(4), messages=question))
-            await until(lambda: server.requests or other.requests)
+            await until(lambda: bool(server.requests or other.requests))
             await asyncio.sleep(0.1)
             assert len(server.requests) + len(other.requests) == 1  # its prompt is being read
             is_read.set()

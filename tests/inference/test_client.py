@@ -255,6 +255,31 @@ async def test_an_endpoint_that_is_down_is_told_and_the_other_one_answers(server
         assert client.route() is client.replicas[1]
 
 
+async def test_an_endpoint_that_fails_fast_does_not_draw_the_work_of_the_others(server: ScriptedServer) -> None:
+    """Its calls are over at once, so it always has the fewest."""
+    server.answer = lambda request, number: Script(delay_seconds=0.05)
+    async with (
+        ScriptedServer(lambda request, number: Script(status=500, error="broken")) as other,
+        Client([Endpoint.of(other.url), Endpoint.of(server.url)], QUICK) as client,
+    ):
+
+        async def one() -> Completion:
+            with client.routed(1) as route:
+                return await client.complete(BODY, replica=route.replica)
+
+        for _ in range(3):
+            await one()
+        assert client.route() is client.replicas[1]
+        first = len(other.requests)
+        completions = await asyncio.gather(*(one() for _ in range(20)))
+        assert all(completion.finish == "stopped" for completion in completions)
+        assert len(other.requests) == first
+        client.replicas[0].down_until = float("-inf")  # it has rested, and is back
+        other.answer = server.answer
+        assert (await one()).finish == "stopped" and len(other.requests) == first + 1
+        assert client.replicas[0].num_faults == 0
+
+
 async def test_the_key_is_sent(server: ScriptedServer) -> None:
     async with Client([Endpoint.of(server.url, api_key="secret")], QUICK) as client:
         await complete(client)

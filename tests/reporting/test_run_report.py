@@ -54,6 +54,14 @@ class TestData:
         with pytest.raises(ValueError, match="has not reported a step yet"):
             gather(tmp_path)
 
+    @pytest.mark.parametrize(("recipe", "told"), [("a: [", "is no YAML any more"), ("- a", "holds no settings")])
+    def test_a_damaged_recipe_is_told(self, run: Path, recipe: str, told: str) -> None:
+        (run / "recipe.yaml").write_text(recipe)
+        with pytest.raises(ValueError, match=rf"recipe\.yaml {told}.*mend it, or remove it"):
+            gather(run)
+        (run / "recipe.yaml").write_text("model: 3\nrun: {seed: [1]}\n")
+        assert gather(run).facts == ()
+
     def test_long_runs_are_drawn_as_means_of_neighbours(self) -> None:
         rows = [{"step": float(step), "a": float(step)} for step in range(2 * MAX_POINTS)]
         rows[1] = {"step": 1.0, "a": float("nan")}
