@@ -121,6 +121,7 @@ def _write(
                 verdict=replace(verdict, seconds=0.0),
                 num_tokens=proposal.num_tokens,
                 model=model,
+                question=problem.fingerprint,
             )
             for proposal, message, verdict in zip(proposals, messages, verdicts.result(), strict=True)
         ]

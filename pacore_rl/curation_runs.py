@@ -23,7 +23,7 @@ from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.pool_shards import Pool as ScoredPool
-from pacore_rl.synthesis.pool_shards import open_pool
+from pacore_rl.synthesis.pools import open_pool, require_same_problems
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.trainer import WriteMessages
 from pacore_rl.types import Problem
@@ -41,6 +41,7 @@ def make_pool(config: Config, *, problems: Path, out: Path, size: int | None = N
     endpoint = config.curation.pools.endpoint
     selected = load_checked_problems(problems, config.reward)
     pool = open_pool(out)
+    require_same_problems(pool, selected)
     with ExitStack() as stack:
         proposer: Proposer
         if endpoint.base_urls and model is None:
@@ -91,9 +92,11 @@ def make_arithmetic(
 def curate_stage1(config: Config, *, problems: Path, pool: Path, out: Path) -> Path:
     """``pacore-rl curate stage1``: keep problems with 0 < message accuracy < bound; needs no engine."""
     stages = config.curation.stages
+    candidates, found = load_checked_problems(problems, config.reward), open_pool(pool, must_exist=True)
+    require_same_problems(found, candidates)
     kept, report = select_stage1(
-        load_checked_problems(problems, config.reward),
-        open_pool(pool, must_exist=True),
+        candidates,
+        found,
         stages.stage1_upper,
         upper_by_reward={"code": stages.stage1_upper_code},
         min_messages=stages.min_messages,

@@ -23,7 +23,8 @@ from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.reporting.terminal import console
 from pacore_rl.rewards.scorer import open_scorer
 from pacore_rl.spread import InProcess, Processes, Spread, over_parts
-from pacore_rl.synthesis.pool_shards import Pool, load_messages, open_pool
+from pacore_rl.synthesis.pool_shards import Pool
+from pacore_rl.synthesis.pools import load_messages, open_pool, require_same_problems
 from pacore_rl.tokenizer import load_tokenizer
 from pacore_rl.types import PoolMessage, Problem
 
@@ -57,6 +58,7 @@ def make_stage1(config: Config) -> Path:
     paths, stages = CurationPaths(root=config.curation.output_dir), config.curation.stages
     problems = _curated(paths)
     pool = _open_pool(config, paths)
+    require_same_problems(pool, problems)
     select = partial(
         select_stage1,
         pool=pool,
@@ -81,6 +83,7 @@ def make_stage2(config: Config, *, model: str | None = None, open_generator: Ope
     paths = CurationPaths(root=config.curation.output_dir)
     problems = _curated(paths)
     pool = _open_pool(config, paths)
+    require_same_problems(pool, problems)
     with_messages = [problem for problem in problems if pool.num_scored(problem.id)]
     if not with_messages:
         raise ValueError(f"no problem of {paths.problems} has a message in {paths.pool}; run `pacore-rl curate pools`.")

@@ -15,7 +15,7 @@ from pacore_rl.reporting.progress import ProgressReport
 from pacore_rl.rewards.ground_truths import check_ground_truths
 from pacore_rl.rewards.registry import reward_of
 from pacore_rl.rewards.scorer import open_scorer
-from pacore_rl.synthesis.pool_shards import load_messages
+from pacore_rl.synthesis.pools import load_messages, load_messages_of
 from pacore_rl.training_sets import NOT_SCORED, TrainingSet, load_training_set, training_files
 from pacore_rl.types import Finish, PoolMessage, Problem, Verdict
 
@@ -172,9 +172,9 @@ def load_pool(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMe
     """The pool of the problems, a file or a folder of shards, as a mapping by problem id.
 
     Raises:
-        ValueError: the pool is missing or corrupt, or a problem has no message in it.
+        ValueError: the pool is missing or corrupt, or a problem has no message in it, or those of another question.
     """
-    messages = load_messages(path, [problem.id for problem in problems])
+    messages = load_messages_of(path, problems)
     without = [problem_id for problem_id, found in messages.items() if not found]
     if without:
         raise ValueError(

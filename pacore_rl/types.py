@@ -116,6 +116,8 @@ class PoolMessage:
     """Generated tokens of the whole trajectory (its share of test-time compute)."""
     model: str
     """Fingerprint of the weights that wrote it."""
+    question: str = ""
+    """``Problem.fingerprint`` of what it answers and was scored against; empty where it was not noted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from pacore_rl.append_log import AppendLog, from_line, to_line
-from pacore_rl.types import PoolMessage, Verdict
+from pacore_rl.types import PoolMessage, Problem, Verdict
 
 SCHEMA_VERSION = 1
 WHAT = "message pool"
@@ -27,6 +27,11 @@ WHAT = "message pool"
 def is_scored(message: PoolMessage) -> bool:
     """Whether its verdict says something of the message, rather than of a failure of the scorer or the engine."""
     return message.finish != "failed" and message.verdict.outcome not in ("sandbox_error", "judge_error")
+
+
+def answers_another(message: PoolMessage, problem: Problem) -> bool:
+    """Whether it notes that it answers another question than the problem asks, or was scored for another truth."""
+    return message.question not in ("", problem.fingerprint)
 
 
 class MessagePool:
@@ -108,6 +113,10 @@ class MessagePool:
             if have < size:
                 needed[problem_id] = size - have
         return needed
+
+    def has_others(self, problem: Problem) -> bool:
+        """Whether messages under the problem's id say that they answer another question, or for another truth."""
+        return any(answers_another(message, problem) for message in self._messages.get(problem.id, ()))
 
     def append(self, messages: Sequence[PoolMessage]) -> None:
         """Add messages and return once they are on disk; on an error the file is as it was.

@@ -21,11 +21,12 @@ from typing import Protocol, Self
 
 from pacore_rl.append_log import AppendLog
 from pacore_rl.spread import InProcess, Spread
-from pacore_rl.synthesis.message_pool import WHAT, MessagePool, decode, encode, is_scored
-from pacore_rl.types import PoolMessage
+from pacore_rl.synthesis.message_pool import WHAT, decode, encode, is_scored
+from pacore_rl.types import PoolMessage, Problem
 
 MESSAGES_PER_SHARD = 16_384
 """Some tens of megabytes: large enough to be few, small enough to copy, and to be one task's work."""
+SEVERAL = -1
 _NAME = re.compile(r"shard-(\d{6})\.jsonl")
 
 
@@ -51,6 +52,10 @@ class Pool(Protocol):
         """How many more scored messages by ``model`` each problem needs to have ``size``; complete ones left out."""
         ...
 
+    def has_others(self, problem: Problem) -> bool:
+        """Whether messages under the problem's id say that they answer another question, or for another truth."""
+        ...
+
     def append(self, messages: Sequence[PoolMessage]) -> None:
         """Add messages; they are on disk when this returns."""
         ...
@@ -68,6 +73,8 @@ class Count:
     """One more than the highest sample index among them."""
     ids: array[int] = field(default_factory=lambda: array("Q"))
     """The first eight bytes of the id of every message, scored or not."""
+    question: int | None = None
+    """``Problem.fingerprint`` of what they answer, as a number; None: none notes it, ``SEVERAL``: they differ."""
 
     @property
     def num(self) -> int:
@@ -85,7 +92,13 @@ class Count:
         if is_scored(message):
             self.num_scored += 1
             self.num_correct += message.verdict.correct
+        self.note_question(int(message.question, 16) if message.question else None)
         return True
+
+    def note_question(self, question: int | None) -> None:
+        """Of a further message."""
+        if question is not None and self.question != question:
+            self.question = question if self.question is None else SEVERAL
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +132,7 @@ class Counts:
                 ours.num_tokens += theirs.num_tokens
                 ours.next_sample = max(ours.next_sample, theirs.next_sample)
                 ours.ids.extend(theirs.ids)
+                ours.note_question(theirs.question)
         self.num_duplicates += other.num_duplicates
 
     def of(self, problem_id: str) -> list[Count]:
@@ -240,6 +254,10 @@ class ShardedPool:
                 needed[problem_id] = size - have
         return needed
 
+    def has_others(self, problem: Problem) -> bool:
+        """Whether messages under the problem's id say that they answer another question, or for another truth."""
+        return any(count.question not in (None, int(problem.fingerprint, 16)) for count in self._known.of(problem.id))
+
     def messages(self, problem_ids: Collection[str]) -> dict[str, tuple[PoolMessage, ...]]:
         """Every message of these problems, read from disk: () for a problem without any."""
         found: dict[str, list[PoolMessage]] = {problem_id: [] for problem_id in problem_ids}
@@ -296,33 +314,6 @@ def shard_paths(folder: Path) -> list[Path]:
                 "number those that are left without a gap: the messages of the lost one are made again."
             )
     return paths
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a pool of this path is a folder of shards: it is one already, or its name has no ending."""
-    return path.is_dir() or (not path.exists() and not path.suffix)
-
-
-def open_pool(path: Path, *, must_exist: bool = False, spread: Spread | None = None) -> MessagePool | ShardedPool:
-    """The pool at ``path``, a file or a folder. Raises ValueError as the two do."""
-    if is_folder(path):
-        return ShardedPool.open(path, must_exist=must_exist, spread=spread)
-    return MessagePool.open(path, must_exist=must_exist)
-
-
-def load_messages(path: Path, problem_ids: Collection[str]) -> dict[str, tuple[PoolMessage, ...]]:
-    """Every message of these problems in the pool at ``path``, a file or a folder; () for a problem without any.
-
-    Raises ValueError for a pool that is missing or damaged.
-    """
-    if is_folder(path):
-        if not shard_paths(path):
-            raise ValueError(
-                f"no message pool at {path}; check the path, or generate it with `pacore-rl curate pools`."
-            )
-        return ShardedPool(path, MESSAGES_PER_SHARD).messages(problem_ids)
-    pool = MessagePool.open(path, must_exist=True)
-    return {problem_id: pool.messages(problem_id) for problem_id in problem_ids}
 
 
 def _shard_name(number: int) -> str:

@@ -16,7 +16,7 @@ from data_curation.problem_set import CurationPaths
 from data_curation.rule_quality import LABELS
 from pacore_rl.cli.app import app
 from pacore_rl.problems import load_problems
-from pacore_rl.synthesis.pool_shards import open_pool
+from pacore_rl.synthesis.pools import open_pool
 from pacore_rl.training_sets import load_training_set
 from pacore_rl.types import PoolMessage, Verdict
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pool_run
 import pytest
@@ -18,8 +19,9 @@ from pool_run import CONFIG, NUM_PROBLEMS, PROBLEMS, SIZE, ByHash, Scripted, run
 from data_curation.pools import fill_pool
 from data_curation.proposals import Ask, Proposal
 from pacore_rl.synthesis.message_pool import MessagePool
-from pacore_rl.synthesis.pool_shards import ShardedPool, load_messages, open_pool, shard_paths
-from pacore_rl.types import Finish, Problem, Verdict
+from pacore_rl.synthesis.pool_shards import ShardedPool, shard_paths
+from pacore_rl.synthesis.pools import load_messages, load_messages_of, open_pool, require_same_problems
+from pacore_rl.types import Finish, PoolMessage, Problem, Turn, Verdict
 
 NUM_MESSAGES = NUM_PROBLEMS * SIZE
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +115,37 @@ def test_a_file_and_a_folder_hold_the_same_pool(tmp_path: Path) -> None:
     (tmp_path / "moved").mkdir()
     file.path.rename(tmp_path / "moved" / "shard-000000.jsonl")
     assert load_messages(tmp_path / "moved", ids) == load_messages(folder.path, ids)
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "pool"])
+@pytest.mark.parametrize(
+    "change", [{"ground_truth": "another"}, {"conversation": (Turn(role="user", content="another?"),)}]
+)
+def test_messages_of_a_problem_that_has_changed_are_refused(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
+    path = tmp_path / name
+    fill_pool(open_pool(path), PROBLEMS[:9], size=4, model="m", proposer=Scripted(), scorer=ByHash(), config=CONFIG)
+    require_same_problems(open_pool(path), PROBLEMS[:9])
+    assert len(load_messages_of(path, PROBLEMS[:9])["p1"]) == 4
+    changed = [*PROBLEMS[:1], replace(PROBLEMS[1], **change), *PROBLEMS[2:9]]
+    for check in (lambda: require_same_problems(open_pool(path), changed), lambda: load_messages_of(path, changed)):
+        with pytest.raises(ValueError, match=r"messages of 1 problems in .* \(first: p1\)\. Give what has"):
+            check()
+    # Removed, as it advises, they are written anew.
+    for file in [path] if path.is_file() else shard_paths(path):
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join(line for line in lines if b'"problem_id":"p1"' not in line))
+    fill_pool(open_pool(path), changed, size=4, model="m", proposer=Scripted(), scorer=ByHash(), config=CONFIG)
+    assert {message.question for message in load_messages_of(path, changed)["p1"]} == {changed[1].fingerprint}
+
+
+def test_messages_that_note_no_question_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Of releases that noted none, and of other sources."""
+    verdict = Verdict(reward=1.0, correct=True, outcome="scored", reason="right")
+    message = PoolMessage(problem_id="p0", text="1", finish="stopped", verdict=verdict, num_tokens=1, model="m")
+    for path in (tmp_path / "pool.jsonl", tmp_path / "pool"):
+        open_pool(path).append([message])
+        require_same_problems(open_pool(path), PROBLEMS[:1])
+        assert load_messages_of(path, PROBLEMS[:1]) == {"p0": (message,)}
 
 
 def test_what_could_not_be_scored_is_asked_for_again_with_fresh_samples(tmp_path: Path) -> None:

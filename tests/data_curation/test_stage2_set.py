@@ -22,7 +22,7 @@ from pacore_rl.curation_stages import make_stage2
 from pacore_rl.inputs import load_training_data
 from pacore_rl.problems import load_problems, save_problems
 from pacore_rl.synthesis.draws import draw_seed
-from pacore_rl.synthesis.pool_shards import open_pool
+from pacore_rl.synthesis.pools import open_pool
 from pacore_rl.types import GenerationRequest, PoolMessage, Problem, Sampling, Trajectory, Turn, Verdict
 
 MODEL = Path(__file__).resolve().parents[2] / "recipes" / "tiny_base"

@@ -18,7 +18,7 @@ from data_curation.stage_sets import load_stage_reports
 from pacore_rl.config import Config
 from pacore_rl.curation_stages import make_stage1
 from pacore_rl.inputs import MESSAGE_VERDICTS, keep_verdicts, load_training_data
-from pacore_rl.synthesis.pool_shards import open_pool
+from pacore_rl.synthesis.pools import open_pool
 from pacore_rl.training_sets import NOT_SCORED, load_training_set
 from pacore_rl.types import PoolMessage, Verdict
 
