@@ -34,7 +34,9 @@ def model_filters(config: Config, *, spread: Spread | None = None) -> tuple[tupl
     """
     curation = config.curation
     folder = curation.output_dir / "cache"
+    limits = {name for name in type(config.reward).model_fields if name.startswith("code_")}
     settings = (
+        config.reward.model_dump(mode="json", include=limits),
         curation.code.model_dump(mode="json", exclude={"writer"}),
         curation.code.writer.model_dump(mode="json", exclude=_HOW),
     )

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 UInt64 = NDArray[np.uint64]
 Int64 = NDArray[np.int64]
 
+VERSION = 2
+"""Of :func:`normal_words`: where it has changed, the steps that compare words are done anew."""
 _LATEX_SPACING = re.compile(r"\\(?:[,;:!~ ]|quad|qquad|displaystyle|left|right|limits|dfrac|tfrac)(?![A-Za-z])")
 _DELIMITERS = re.compile(r"\$+|\\[()\[\]]")
 _CHARACTER = r"\u3040-\u30ff\u3400-\u9fff"

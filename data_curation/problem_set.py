@@ -13,6 +13,7 @@ from data_curation.chain_sums import generate_chain_sums
 from data_curation.decontamination import Decontamination, HeldOutContests, load_index
 from data_curation.duplicates import ExactDuplicates, NearDuplicates
 from data_curation.funnel import Funnel, FunnelCounter, save_funnel
+from data_curation.normal_text import VERSION as TEXT_VERSION
 from data_curation.records import Candidate, Drop, Filter
 from data_curation.rules import ALL_RULES, UNPARSED_ANSWER, ParsedAnswers, TextRules
 from data_curation.sources import read_source
@@ -23,6 +24,8 @@ from pacore_rl.config_curation import CurationConfig
 from pacore_rl.problems import write_atomically
 
 ARITHMETIC_LICENCE = "Apache-2.0 (made by this project)"
+_HOW_REWARDS_RUN = {"num_workers", "placement", "sandbox", "unsafe_local", "max_failed_share"}
+"""Settings of the rewards that do not decide whether they read a ground truth back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +100,10 @@ def curate_problems(
 
     one_at_a_time(cheap, spread)
     exact, near = ExactDuplicates(), NearDuplicates(similarity=curation.rules.near_duplicate_similarity)
-    steps.append(ordered_step(paths.parts, steps[-1], len(steps) + 1, exact, settings=None, survey=exact.survey))
-    steps.append(ordered_step(paths.parts, steps[-1], len(steps) + 1, near, settings=near.similarity))
+    steps.append(
+        ordered_step(paths.parts, steps[-1], len(steps) + 1, exact, settings=TEXT_VERSION, survey=exact.survey)
+    )
+    steps.append(ordered_step(paths.parts, steps[-1], len(steps) + 1, near, settings=[TEXT_VERSION, near.similarity]))
     one_at_a_time(dear, spread)
     one_at_a_time(further, one_by_one)
     return _finish(paths, steps)
@@ -114,9 +119,13 @@ def _cheap_filters(config: Config) -> Iterator[tuple[Filter, object]]:
 def _dear_filters(config: Config) -> Iterator[tuple[Filter, object]]:
     """What takes time, and so is done once for each problem."""
     against, size = config.curation.decontamination.against, config.curation.decontamination.ngram_words
-    yield Decontamination(index=load_index(against, size=size)), [[_stamp(path) for path in against], size]
+    yield (
+        Decontamination(index=load_index(against, size=size)),
+        [TEXT_VERSION, [_stamp(path) for path in against], size],
+    )
     if UNPARSED_ANSWER not in config.curation.rules.off:
-        yield ParsedAnswers(reward=config.reward), None
+        # Which rewards are ready, and how long an answer may take, decides too: a judge may have been named since.
+        yield ParsedAnswers(reward=config.reward), config.reward.model_dump(mode="json", exclude=_HOW_REWARDS_RUN)
 
 
 def _read_all(config: Config) -> Iterator[Candidate | Drop]:
@@ -153,7 +162,9 @@ def _source_settings(curation: CurationConfig) -> object:
 
 
 def _stamp(path: Path) -> object:
-    """Changes when a local file does."""
+    """Changes when a local file does, or one in a local folder."""
+    if path.is_dir():
+        return [str(path), [_stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]]
     if not path.is_file():
         return str(path)
     state = path.stat()

@@ -74,6 +74,7 @@ def shard_counts(ids: list[str], rng: random.Random) -> Counts:
             num_tokens=MESSAGES * 30_000 + rng.randrange(10_000),
             next_sample=MESSAGES,
             ids=array("Q", [rng.getrandbits(64) for _ in range(MESSAGES)]),
+            question=rng.getrandbits(64),
         )
         for id in ids
     }
@@ -81,6 +82,7 @@ def shard_counts(ids: list[str], rng: random.Random) -> Counts:
 
 
 def messages(id: str, rng: random.Random) -> list[PoolMessage]:
+    question = f"{rng.getrandbits(64):016x}"
     return [
         PoolMessage(
             problem_id=id,
@@ -89,6 +91,7 @@ def messages(id: str, rng: random.Random) -> list[PoolMessage]:
             verdict=Verdict(reward=0.0, correct=False, outcome="scored", reason="another number", answer="12"),
             num_tokens=30_000,
             model="model",
+            question=question,
         )
         for _ in range(MESSAGES)
     ]

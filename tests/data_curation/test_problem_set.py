@@ -13,6 +13,7 @@ from data_curation.funnel import funnel_rows, load_funnel
 from data_curation.problem_set import curate_problems
 from data_curation.store import read_candidates, read_drops
 from pacore_rl.config import Config
+from pacore_rl.config_rewards import JudgeConfig
 from pacore_rl.problems import load_problems
 
 STATEMENTS = [
@@ -102,6 +103,32 @@ def test_a_changed_rule_redoes_what_follows_and_not_what_comes_before(
     assert "image_or_link" not in funnel.dropped and funnel.kept["raw"] == 3
     assert before["1_read/part-00000.parquet"] == after["1_read/part-00000.parquet"]
     assert before["2_rules/part-00000.parquet"] != after["2_rules/part-00000.parquet"]
+
+
+def test_what_a_step_depends_on_beside_the_curations_own_settings_redoes_it(
+    recipe: Callable[..., Config], tmp_path: Path
+) -> None:
+    """A judge that is named later, and a file that comes into a folder of problems."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    record = {"problem": "What is 3 + 4 of it?", "answer": "7"}
+    (folder / "a.jsonl").write_text(json.dumps(record) + "\n")
+    config = recipe(sources={"raw": {"path": str(folder), "licence": "MIT"}})
+    first = curate_problems(config)
+    before = written(tmp_path / "out" / "parts")
+    judged = config.model_copy(
+        update={
+            "reward": config.reward.model_copy(
+                update={"judge": JudgeConfig(base_url="http://127.0.0.1:9/v1", model="m")}
+            )
+        }
+    )
+    assert curate_problems(judged) == first
+    after = written(tmp_path / "out" / "parts")
+    redone = {name.split("/")[0] for name in before if before[name] != after[name]}
+    assert redone == {"7_unparsed_answer"}
+    (folder / "b.jsonl").write_text(json.dumps(record | {"problem": "What is 30 + 40 of them?", "answer": "70"}) + "\n")
+    assert curate_problems(judged).kept["raw"] == first.kept["raw"] + 1
 
 
 def test_further_filters_come_last(recipe: Callable[..., Config], tmp_path: Path) -> None:
