@@ -28,6 +28,9 @@ LABELS = {
 MARGIN_LABELS = {"majority_vote": "majority vote", "swapped": "swapped", "solo": "solo"}
 HEADER = ("", "before", "after", "change", "TTC before", "TTC after")
 MISSING = "–"
+OF_THE_MESSAGES = ("message_accuracy", "majority_vote")
+"""Of the cached messages alone, which before and after read alike: nothing was measured twice that could differ."""
+SAME_MESSAGES = "same"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +147,9 @@ def _held_out_row(name: str, before: EvaluationReport, after: EvaluationReport) 
     ]
     change = MISSING
     if before.held_out.problem_ids == after.held_out.problem_ids:
-        change = _change(before.held_out.by_problem[name], after.held_out.by_problem[name])
+        values = [report.held_out.by_problem[name] for report in (before, after)]
+        is_read = name in OF_THE_MESSAGES and values[0] == values[1]
+        change = SAME_MESSAGES if is_read else _change(*values)
     return Row(
         label=LABELS[name],
         before=_share(getattr(before.held_out, name)),

@@ -63,6 +63,18 @@ def test_the_markdown_table_has_a_row_for_everything() -> None:
     assert f"{100 * after.held_out.synthesis.mean:.1f} [" in synthesis
 
 
+def test_what_only_the_cached_messages_decide_has_no_change() -> None:
+    """An interval around a difference of 0 would say that something was measured twice."""
+    before, after = reports()
+    same = markdown_table(before, after)
+    held_out = after.held_out
+    none_right = {**held_out.by_problem, "message_accuracy": (0.0,) * len(held_out.problem_ids)}
+    others = markdown_table(before, replace(after, held_out=replace(held_out, by_problem=none_right)))
+    for text, changes in ((same, ("same", "same")), (others, ("-", "same"))):
+        rows = [line.split("|")[4].strip() for line in text.splitlines() if line.startswith("| M")]
+        assert len(rows) == 2 and all(row.startswith(change) for row, change in zip(rows, changes, strict=True))
+
+
 def test_a_report_without_configurations_leaves_its_cells_open() -> None:
     before, after = reports()
     text = markdown_table(replace(before, configurations=None), after)
