@@ -15,13 +15,18 @@ UInt64 = NDArray[np.uint64]
 Int64 = NDArray[np.int64]
 
 VERSION = 2
-"""Of :func:`normal_words`: where it has changed, the steps that compare words are done anew."""
+"""Of :func:`normal_words`: where it has changed, the steps that compare words, and those alone, are done anew."""
 _LATEX_SPACING = re.compile(r"\\(?:[,;:!~ ]|quad|qquad|displaystyle|left|right|limits|dfrac|tfrac)(?![A-Za-z])")
 _DELIMITERS = re.compile(r"\$+|\\[()\[\]]")
 _CHARACTER = r"\u3040-\u30ff\u3400-\u9fff"
 """Chinese and Japanese, without spaces between words."""
-_WORD = re.compile(rf"[^\W\d_{_CHARACTER}]+|\d+|[{_CHARACTER}]")
-_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|[-+*/^=<>|!_%()\[\]\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff]")
+_LETTER = rf"[^\W\d_{_CHARACTER}]"
+_MARK = "".join(chr(code) for code in range(0x300, 0xAC00) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
+"""Parts of a word that are no letters by themselves: the vowels of Thai and Hindi."""
+_WORD = re.compile(rf"{_LETTER}+(?:[{_MARK}]+{_LETTER}*)*|\d+|[{_CHARACTER}]")
+_SIGNS = r"[-+*/^=<>|!_%()'\[\]\u00ac\u00b1\u00d7\u00f7\u2190-\u22ff\u2308-\u230b]"
+_WORD_OR_SIGN = re.compile(rf"{_WORD.pattern}|{_SIGNS}")
+_ALIKE = str.maketrans({"\u2212": "-", "\u2032": "'", "\u2019": "'"})
 MASK = "#"
 
 
@@ -32,7 +37,7 @@ def normal_words(text: str, *, signs: bool = False) -> list[str]:
     dashes, ``$x$`` or ``\\(x\\)``), so they are left out where copies must be found, and kept where problems must be
     told apart.
     """
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    text = unicodedata.normalize("NFKC", text).translate(_ALIKE)
     text = _DELIMITERS.sub(" ", _LATEX_SPACING.sub(_kept, text)).lower()
     return (_WORD_OR_SIGN if signs else _WORD).findall(text)
 

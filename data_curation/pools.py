@@ -111,6 +111,7 @@ def _write(
     model: str,
 ) -> int:
     """Wait for the verdicts, then put one problem's messages on disk, the samples in order; how many they are."""
+    question = problem.fingerprint
     pool.append(
         [
             PoolMessage(
@@ -121,7 +122,7 @@ def _write(
                 verdict=replace(verdict, seconds=0.0),
                 num_tokens=proposal.num_tokens,
                 model=model,
-                question=problem.fingerprint,
+                question=question,
             )
             for proposal, message, verdict in zip(proposals, messages, verdicts.result(), strict=True)
         ]

@@ -24,8 +24,17 @@ from pacore_rl.config_curation import CurationConfig
 from pacore_rl.problems import write_atomically
 
 ARITHMETIC_LICENCE = "Apache-2.0 (made by this project)"
-_HOW_REWARDS_RUN = {"num_workers", "placement", "sandbox", "unsafe_local", "max_failed_share"}
-"""Settings of the rewards that do not decide whether they read a ground truth back."""
+_READS_BACK = {
+    "timeout_seconds": True,
+    "sandbox": True,
+    "unsafe_local": True,
+    "code_test_seconds": True,
+    "code_submission_seconds": True,
+    "code_memory_mib": True,
+    "judge": {"base_url"},
+    "custom": True,
+}
+"""Settings of the rewards that decide which are ready, and whether they read a ground truth back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +122,7 @@ def _cheap_filters(config: Config) -> Iterator[tuple[Filter, object]]:
     """What is done before duplicates are looked for, so that the first good copy of a problem stays."""
     contests = config.curation.decontamination.held_out_contests
     yield TextRules(config=config.curation.rules), [config.curation.rules.model_dump(mode="json"), ALL_RULES]
-    yield HeldOutContests(contests=contests), [contest.model_dump() for contest in contests]
+    yield HeldOutContests(contests=contests), [TEXT_VERSION, [contest.model_dump() for contest in contests]]
 
 
 def _dear_filters(config: Config) -> Iterator[tuple[Filter, object]]:
@@ -124,8 +133,7 @@ def _dear_filters(config: Config) -> Iterator[tuple[Filter, object]]:
         [TEXT_VERSION, [_stamp(path) for path in against], size],
     )
     if UNPARSED_ANSWER not in config.curation.rules.off:
-        # Which rewards are ready, and how long an answer may take, decides too: a judge may have been named since.
-        yield ParsedAnswers(reward=config.reward), config.reward.model_dump(mode="json", exclude=_HOW_REWARDS_RUN)
+        yield ParsedAnswers(reward=config.reward), config.reward.model_dump(mode="json", include=_READS_BACK)
 
 
 def _read_all(config: Config) -> Iterator[Candidate | Drop]:
@@ -162,9 +170,11 @@ def _source_settings(curation: CurationConfig) -> object:
 
 
 def _stamp(path: Path) -> object:
-    """Changes when a local file does, or one in a local folder."""
+    """Changes when a local file does, or one in a local folder; hidden ones are no data."""
     if path.is_dir():
-        return [str(path), [_stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]]
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        shown = [file for file in files if not any(part[0] == "." for part in file.relative_to(path).parts)]
+        return [str(path), [_stamp(file) for file in shown]]
     if not path.is_file():
         return str(path)
     state = path.stat()

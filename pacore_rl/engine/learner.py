@@ -19,7 +19,6 @@ from pacore_rl.engine.learner_passes import Role, StepResult, learning_rate
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.pending import RayPending
 from pacore_rl.engine.placement import Device
-from pacore_rl.engine.shares import total
 from pacore_rl.engine.whereabouts import CONTROL, Whereabouts, end, locate
 from pacore_rl.interfaces import Pending
 from pacore_rl.ppo.advantages import explained_variance
@@ -144,7 +143,7 @@ class LearnerGroup:
     def _shared(self, batch: ExperienceBatch) -> Any:
         """Reference to the batch's tokens in Ray's object store, where every rank of a host reads the same bytes.
 
-        They are put there once for all commands of a step, and freed with the next batch or ``_update``.
+        Put there once for all commands of a step to this learner, and freed with the next batch or ``_update``.
         """
         if self._batch is not batch:
             self._batch, self._tokens = batch, ray.put(batch.rows)
@@ -293,6 +292,10 @@ class CriticGroup(LearnerGroup):
                 "explained_variance_before": explained,
             },
         )
+
+
+def total(results: Sequence[StepResult], name: str) -> float:
+    return sum(result.sums[name] for result in results)
 
 
 def start_actor(config: Config, device: Device) -> ActorGroup:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pacore_rl.config import LearnerConfig
-from pacore_rl.engine.learner_passes import Minibatch, StepResult
+from pacore_rl.engine.learner_passes import Minibatch
 from pacore_rl.ppo.batch import Int64, MicroBatch, gather_flat, pack_rank, split_rows
 from pacore_rl.types import Float32, TokenRows
 
@@ -53,7 +53,3 @@ def own_minibatches(
             )
         )
     return minibatches
-
-
-def total(results: Sequence[StepResult], name: str) -> float:
-    return sum(result.sums[name] for result in results)

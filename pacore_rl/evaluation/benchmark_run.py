@@ -28,6 +28,7 @@ from pacore_rl.synthesis.compaction import compact
 from pacore_rl.synthesis.draws import draw_seed
 from pacore_rl.synthesis.message_pool import MessagePool
 from pacore_rl.synthesis.plan import Reply
+from pacore_rl.synthesis.pools import require_same_problems
 from pacore_rl.types import PoolMessage, Problem, Verdict
 
 SAMPLES_PER_ASK = 32
@@ -64,6 +65,7 @@ class BenchmarkRun:
     def fill_pool(self) -> None:
         """Bring every problem's solo answers up to ``pool_size`` scored ones."""
         pool = MessagePool.open(self.folder.pool(self.name))
+        require_same_problems(pool, self.problems)
         size, model = self.manifest.settings.pool_size, self.manifest.model
         missing = pool.missing([problem.id for problem in self.problems], size, model)
         asks = [
@@ -217,6 +219,7 @@ class _PoolEntry:
     verdicts: Pending[list[Verdict]]
 
     def messages(self, model: str) -> list[PoolMessage]:
+        question = self.problem.fingerprint
         return [
             PoolMessage(
                 problem_id=self.problem.id,
@@ -225,6 +228,7 @@ class _PoolEntry:
                 verdict=verdict,
                 num_tokens=reply.generated_tokens,
                 model=model,
+                question=question,
             )
             for text, reply, verdict in zip(self.texts, self.replies, self.verdicts.result(), strict=True)
         ]

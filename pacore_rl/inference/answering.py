@@ -1,7 +1,7 @@
 """Drives ``synthesis.rounds.ProblemRounds`` over endpoints: one problem, its rounds, their calls.
 
 The calls of a round carry one prompt. They go to one endpoint, and where the prompt is long the first of them goes
-ahead until the server has read it, so that the others find it in the server's prefix cache.
+ahead until the server has read it, within limits, so that the others find it in the server's prefix cache.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from pacore_rl.retry_after import backoff_seconds, retry_after_seconds
 MAX_ERROR_BYTES = 65_536
 REST_SECONDS = 5.0
 """An endpoint that is down is avoided for as long, where there are others: one that cannot be reached, and one whose
-last ``MAX_FAULTS`` calls broke. Fast failures leave it with the fewest open calls, which would draw all the others."""
+last ``MAX_FAULTS`` attempts broke. As they fail fast it has the fewest open calls, and would draw all the others."""
 MAX_FAULTS = 3
 _OVERFLOW_WORDS = ("context length", "context_length", "context window")
 
@@ -75,7 +75,7 @@ class Replica:
         """Calls that were routed here and have not ended; those that wait or have not begun are among them."""
         self.down_until = float("-inf")
         self.num_faults = 0
-        """Calls that have broken since the last one that ended well."""
+        """Attempts that have broken since the last one that ended well."""
 
 
 class Route:
@@ -165,12 +165,13 @@ class Client:
                 except _AttemptFailed as error:
                     failure = replace(error.failure, message=replica.endpoint.told(error.failure.message))
                     pieces = state.stream.num_pieces
+                    self._note(replica, failure)
                     if not self._may_retry(failure, state, delivered=on_delta is not None and pieces > 0):
                         return _failed(failure, state)
+                    self.counters.num_retries += 1
                     state.wasted_tokens += pieces
                     state.stream = ChatStream(state.limits)
                     state.prefilled.set()
-                    self._note(replica, failure)
                     await asyncio.sleep(self._wait_seconds(state.num_attempts, error.after_seconds))
                     replica = self._move(replica)
         finally:
@@ -181,7 +182,8 @@ class Client:
         return failure.kind in RETRYABLE and state.num_attempts <= self.settings.max_retries and not delivered
 
     def _note(self, replica: Replica, failure: Failure) -> None:
-        self.counters.num_retries += 1
+        if failure.kind not in RETRYABLE:  # of the request, not of the endpoint
+            return
         if failure.kind == "busy":
             replica.slots.ease()
             return

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from pacore_rl.config import Config, LearnerConfig
-from pacore_rl.ppo.batch import MAX_SLOTS_PER_TOKEN
+from pacore_rl.ppo.row_plan import MAX_SLOTS_PER_TOKEN
 
 MAX_MASK_ELEMENTS = 2**24
 """Rows with a larger mask are computed whole (``engine.document_attention``)."""

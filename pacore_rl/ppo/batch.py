@@ -16,28 +16,16 @@ states do not depend on what follows. ``position_ids`` alone tell the attention 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pacore_rl.ppo.row_plan import RowPlan, assign_rows
 from pacore_rl.types import Float32, Int32, TokenRows
 
 Int64 = NDArray[np.int64]
-
-ATTENTION_PARITY_TOKENS = 49_152
-"""Row length at which causal attention costs as much as everything else in a layer: about 12 x hidden size (4,096 in an
-8B model), from 24 hidden^2 operations a token against 2 hidden x length. It only balances ranks; it changes no result.
-"""
-MAX_SLOTS_PER_TOKEN = 8
-"""The rows of a micro-batch, shared prompts counted in each, have at most this many tokens for each of its budget: as
-many slots attention lays out (``engine.document_attention``). An 8B model, its layers recomputed, takes 1/18 of a
-token's memory for a slot, so a micro-batch that is full in both ways 1.4 times that of a row as long as the budget
-(``planning.formulas``). Prompts with longer responses than 1/7 of them are packed as without this bound; shorter
-responses take a few more micro-batches, each with the prompt again.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,12 +113,13 @@ def pack(
     num_ranks: int,
     sequence_parallel: int = 1,
 ) -> tuple[tuple[MicroBatch, ...], ...]:
-    """Micro-batches of the given rows for each rank: every row once, equal counts (``IDLE`` fills up).
+    """Micro-batches of the given rows for every rank: each row once, equal counts (``IDLE`` fills up).
 
-    Rows stay grouped by prompt, are cut into groups of ranks of about equal cost, then into micro-batches of at most
-    ``micro_batch_tokens`` packed tokens a rank, and ``MAX_SLOTS_PER_TOKEN`` times as many slots; a longer row goes
-    alone. Ranks wait for each other in every micro-batch under ZeRO-3, so those of a group come in falling order of
-    cost. The ranks of a group are neighbours, and share each micro-batch in slices.
+    What a learner's ranks together compute; each lays out its own (``pack_rank``). Rows stay grouped by prompt, are cut
+    into groups of ranks of about equal cost, then into micro-batches of at most ``micro_batch_tokens`` packed tokens a
+    rank, and ``MAX_SLOTS_PER_TOKEN`` times as many slots (``row_plan``); a longer row goes alone. Ranks wait for each
+    other in every micro-batch under ZeRO-3, so those of a group come in falling order of cost. The ranks of a group are
+    neighbours, and share each micro-batch in slices.
 
     Args:
         micro_batch_tokens: tokens of one rank, so that a group packs ``sequence_parallel`` times as many.
@@ -139,7 +128,7 @@ def pack(
     Raises:
         ValueError: a row without a prompt or without a response.
     """
-    plan = _plan(tokens, rows, micro_batch_tokens, num_ranks, sequence_parallel)
+    plan = assign_rows(tokens, rows, micro_batch_tokens, num_ranks, sequence_parallel)
     groups = [[_build(tokens, micro, plan) for micro in micros] for micros in plan.groups]
     return tuple(
         tuple(slice_of(micro, place, sequence_parallel) for micro in micros)
@@ -158,7 +147,7 @@ def pack_rank(
     sequence_parallel: int = 1,
 ) -> tuple[MicroBatch, ...]:
     """``pack(...)[rank]``, without laying out what other ranks compute: each packs for itself."""
-    plan = _plan(tokens, rows, micro_batch_tokens, num_ranks, sequence_parallel)
+    plan = assign_rows(tokens, rows, micro_batch_tokens, num_ranks, sequence_parallel)
     group, place = divmod(rank, sequence_parallel)
     return tuple(slice_of(_build(tokens, micro, plan), place, sequence_parallel) for micro in plan.groups[group])
 
@@ -216,122 +205,7 @@ def scatter_flat(parts: Iterable[tuple[Int64, Float32]], num_actions: int) -> Fl
     return flat
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """Who computes what: decided from lengths and prompts alone, before any token is laid out."""
-
-    groups: list[list[list[int]]]
-    """Row numbers of each micro-batch of each group of ranks; as many micro-batches in each, the last ones empty."""
-    prompt_of: dict[int, int]
-    """Row number to a number of its prompt: rows with equal prompts share it."""
-    starts_B: Int64
-    """[B], where each row's actions begin in flat arrays [A]."""
-
-
-def _plan(
-    tokens: TokenRows,
-    rows: Sequence[int] | Int64,
-    micro_batch_tokens: int,
-    num_ranks: int,
-    sequence_parallel: int,
-) -> _Plan:
-    assert num_ranks % sequence_parallel == 0, (num_ranks, sequence_parallel)
-    _check_rows(tokens, rows)
-    prompt_of = _number_prompts(tokens, rows)
-    num_groups = num_ranks // sequence_parallel
-    groups = [
-        _fill(tokens, part, prompt_of, micro_batch_tokens * sequence_parallel)
-        for part in _balance(tokens, _group_by_prompt(prompt_of), prompt_of, num_groups)
-    ]
-    if num_groups > 1:
-        for micros in groups:
-            micros.sort(key=lambda rows: sum(_costs(tokens, rows, prompt_of)), reverse=True)
-    longest = max(len(micros) for micros in groups)
-    lengths_B = tokens.response_lengths_B
-    return _Plan(
-        groups=[micros + [[]] * (longest - len(micros)) for micros in groups],
-        prompt_of=prompt_of,
-        starts_B=np.cumsum(lengths_B, dtype=np.int64) - lengths_B,
-    )
-
-
-def _check_rows(tokens: TokenRows, rows: Sequence[int] | Int64) -> None:
-    for row in rows:
-        prompt, response = len(tokens.prompts[row]), len(tokens.responses[row])
-        if prompt < 1 or response < 1:
-            raise ValueError(
-                f"row {row} has a prompt of {prompt} tokens and a response of {response}; both must have at least one. "
-                "Leave out rows without a response."
-            )
-
-
-def _number_prompts(tokens: TokenRows, rows: Sequence[int] | Int64) -> dict[int, int]:
-    """Row number to the number of its prompt, in order of first appearance; equal prompts have one number."""
-    number_of_content: dict[bytes, int] = {}
-    number_of_array: dict[int, int] = {}  # most rows of a prompt share its array: hashed once
-    prompt_of: dict[int, int] = {}
-    for row in rows:
-        prompt = tokens.prompts[row]
-        if id(prompt) not in number_of_array:
-            content = hashlib.blake2b(prompt.tobytes(), digest_size=16).digest()
-            number_of_array[id(prompt)] = number_of_content.setdefault(content, len(number_of_content))
-        prompt_of[int(row)] = number_of_array[id(prompt)]
-    return prompt_of
-
-
-def _group_by_prompt(prompt_of: dict[int, int]) -> list[int]:
-    """Row numbers, those of one prompt side by side, prompts in order of first appearance."""
-    return sorted(prompt_of, key=prompt_of.__getitem__)
-
-
-def _new_tokens(tokens: TokenRows, row: int, shares_prompt: bool) -> int:
-    """Packed tokens that a row adds: its response but the last token, and its prompt unless it is already there."""
-    prompt = 0 if shares_prompt else len(tokens.prompts[row])
-    return prompt + len(tokens.responses[row]) - 1
-
-
-def _costs(tokens: TokenRows, ordered: list[int], prompt_of: dict[int, int]) -> list[float]:
-    """Cost of each row in tokens: linear in the tokens that it adds, quadratic in its length for attention."""
-    costs: list[float] = []
-    previous: int | None = None
-    for row in ordered:
-        length = _new_tokens(tokens, row, shares_prompt=False) + 1
-        costs.append(_new_tokens(tokens, row, prompt_of[row] == previous) + length**2 / ATTENTION_PARITY_TOKENS)
-        previous = prompt_of[row]
-    return costs
-
-
-def _balance(tokens: TokenRows, ordered: list[int], prompt_of: dict[int, int], num_groups: int) -> list[list[int]]:
-    """Cut the ordered rows into one consecutive part for each group of ranks, equal in cost to within a row."""
-    costs = _costs(tokens, ordered, prompt_of)
-    ends = np.cumsum(costs)
-    middles = ends - np.asarray(costs) / 2
-    groups = np.minimum((middles / ends[-1] * num_groups).astype(np.int64), num_groups - 1)
-    parts: list[list[int]] = [[] for _ in range(num_groups)]
-    for row, group in zip(ordered, groups, strict=True):
-        parts[int(group)].append(row)
-    return parts
-
-
-def _fill(tokens: TokenRows, ordered: list[int], prompt_of: dict[int, int], micro_batch_tokens: int) -> list[list[int]]:
-    """Cut one rank's rows into micro-batches within the budget of tokens, and of slots that attention lays out."""
-    micros: list[list[int]] = []
-    used = num_slots = 0
-    max_slots = MAX_SLOTS_PER_TOKEN * micro_batch_tokens
-    for row in ordered:
-        shares = bool(micros) and prompt_of[micros[-1][-1]] == prompt_of[row]
-        added, whole = _new_tokens(tokens, row, shares), _new_tokens(tokens, row, shares_prompt=False)
-        if not micros or used + added > micro_batch_tokens or num_slots + whole > max_slots:
-            micros.append([row])
-            used = num_slots = whole
-        else:
-            micros[-1].append(row)
-            used += added
-            num_slots += whole
-    return micros
-
-
-def _build(tokens: TokenRows, rows: list[int], plan: _Plan) -> MicroBatch:
+def _build(tokens: TokenRows, rows: list[int], plan: RowPlan) -> MicroBatch:
     """Lay out one micro-batch as the module's header shows; ``IDLE`` of no rows."""
     if not rows:
         return IDLE

@@ -29,9 +29,10 @@ def is_scored(message: PoolMessage) -> bool:
     return message.finish != "failed" and message.verdict.outcome not in ("sandbox_error", "judge_error")
 
 
-def answers_another(message: PoolMessage, problem: Problem) -> bool:
-    """Whether it notes that it answers another question than the problem asks, or was scored for another truth."""
-    return message.question not in ("", problem.fingerprint)
+def answer_another(messages: Iterable[PoolMessage], problem: Problem) -> bool:
+    """Whether one notes that it answers another question than the problem asks, or was scored for another truth."""
+    noted = {message.question for message in messages} - {""}
+    return bool(noted) and noted != {problem.fingerprint}
 
 
 class MessagePool:
@@ -116,7 +117,7 @@ class MessagePool:
 
     def has_others(self, problem: Problem) -> bool:
         """Whether messages under the problem's id say that they answer another question, or for another truth."""
-        return any(answers_another(message, problem) for message in self._messages.get(problem.id, ()))
+        return answer_another(self._messages.get(problem.id, ()), problem)
 
     def append(self, messages: Sequence[PoolMessage]) -> None:
         """Add messages and return once they are on disk; on an error the file is as it was.

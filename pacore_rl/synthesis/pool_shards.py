@@ -256,7 +256,8 @@ class ShardedPool:
 
     def has_others(self, problem: Problem) -> bool:
         """Whether messages under the problem's id say that they answer another question, or for another truth."""
-        return any(count.question not in (None, int(problem.fingerprint, 16)) for count in self._known.of(problem.id))
+        noted = {count.question for count in self._known.of(problem.id)} - {None}
+        return bool(noted) and noted != {int(problem.fingerprint, 16)}
 
     def messages(self, problem_ids: Collection[str]) -> dict[str, tuple[PoolMessage, ...]]:
         """Every message of these problems, read from disk: () for a problem without any."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from pacore_rl.spread import Spread
-from pacore_rl.synthesis.message_pool import MessagePool, answers_another
+from pacore_rl.synthesis.message_pool import MessagePool, answer_another
 from pacore_rl.synthesis.pool_shards import MESSAGES_PER_SHARD, Pool, ShardedPool, shard_paths
 from pacore_rl.types import PoolMessage, Problem
 
@@ -31,10 +31,7 @@ def require_same_problems(pool: Pool, problems: Iterable[Problem]) -> None:
 def load_messages_of(path: Path, problems: Sequence[Problem]) -> dict[str, tuple[PoolMessage, ...]]:
     """``load_messages`` of these problems; ValueError too where one has changed since."""
     messages = load_messages(path, [problem.id for problem in problems])
-    changed = [
-        problem.id for problem in problems if any(answers_another(message, problem) for message in messages[problem.id])
-    ]
-    _refuse_changed(path, changed)
+    _refuse_changed(path, [problem.id for problem in problems if answer_another(messages[problem.id], problem)])
     return messages
 
 

@@ -37,9 +37,12 @@ def test_the_first_of_equal_statements_stays() -> None:
         ("How many integers have x ≤ 3?", "How many integers have x ≥ 3?"),
         ("Find α + 2β for 5.", "Find β + 2α for 5."),
         ("Найдите сумму 3 и 5.", "Найдите произведение 3 и 5."),
+        ("ผลรวมของจำนวนคี่ 3", "ผลรวมของจำนวนคู่ 3"),
+        ("Find ⌊2.5⌋.", "Find ⌈2.5⌉."),
+        ("Find f'(2) of f.", "Find f(2) of f."),
         ("3과 5의 합을 구하시오.", "3과 5의 곱을 구하시오."),
     ],
-    ids=["brackets", "signs", "Greek", "Russian", "Korean"],
+    ids=["brackets", "signs", "Greek", "Russian", "Thai", "floor", "prime", "Korean"],
 )
 def test_statements_that_differ_in_brackets_signs_or_any_script_are_two(one: str, other: str) -> None:
     """Taken for copies, they would contradict each other, and both be dropped."""

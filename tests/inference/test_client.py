@@ -280,6 +280,16 @@ async def test_an_endpoint_that_fails_fast_does_not_draw_the_work_of_the_others(
         assert client.replicas[0].num_faults == 0
 
 
+async def test_calls_that_are_made_once_tell_of_an_endpoint_too(server: ScriptedServer) -> None:
+    async with (
+        ScriptedServer(lambda request, number: Script(status=500, error="broken")) as other,
+        Client([Endpoint.of(other.url), Endpoint.of(server.url)], replace(QUICK, max_retries=0)) as client,
+    ):
+        for _ in range(3):
+            assert (await client.complete(BODY, replica=client.replicas[0])).failure is not None
+        assert client.route() is client.replicas[1] and client.counters.num_retries == 0
+
+
 async def test_the_key_is_sent(server: ScriptedServer) -> None:
     async with Client([Endpoint.of(server.url, api_key="secret")], QUICK) as client:
         await complete(client)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pacore_rl.ppo.batch import (
     IDLE,
-    MAX_SLOTS_PER_TOKEN,
     count_tokens,
     gather_flat,
     pack,
@@ -19,6 +18,7 @@ from pacore_rl.ppo.batch import (
     slice_of,
     split_rows,
 )
+from pacore_rl.ppo.row_plan import MAX_SLOTS_PER_TOKEN
 from pacore_rl.types import TokenRows
 
 
