@@ -14,6 +14,7 @@ from data_curation.judge_filter import JudgeFilter
 from data_curation.records import Filter
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import Config
+from pacore_rl.config_rewards import CODE_LIMITS
 from pacore_rl.spread import Spread
 
 _HOW = {"base_urls", "api_key_variable", "max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"} | {
@@ -34,9 +35,8 @@ def model_filters(config: Config, *, spread: Spread | None = None) -> tuple[tupl
     """
     curation = config.curation
     folder = curation.output_dir / "cache"
-    limits = {name for name in type(config.reward).model_fields if name.startswith("code_")}
     settings = (
-        config.reward.model_dump(mode="json", include=limits),
+        config.reward.model_dump(mode="json", include=set(CODE_LIMITS)),
         curation.code.model_dump(mode="json", exclude={"writer"}),
         curation.code.writer.model_dump(mode="json", exclude=_HOW),
     )

@@ -21,18 +21,13 @@ from data_curation.steps import Spread, Step, drops_of, filter_step, one_by_one,
 from data_curation.store import candidate_fields, read_candidates, row_of
 from pacore_rl.config import Config
 from pacore_rl.config_curation import CurationConfig
+from pacore_rl.config_rewards import CODE_LIMITS
 from pacore_rl.problems import write_atomically
 
 ARITHMETIC_LICENCE = "Apache-2.0 (made by this project)"
-_READS_BACK = {
-    "timeout_seconds": True,
-    "sandbox": True,
-    "unsafe_local": True,
-    "code_test_seconds": True,
-    "code_submission_seconds": True,
-    "code_memory_mib": True,
+_READS_BACK: dict[str, Any] = {
+    **dict.fromkeys({"timeout_seconds", "sandbox", "unsafe_local", "custom"} | CODE_LIMITS, True),
     "judge": {"base_url"},
-    "custom": True,
 }
 """Settings of the rewards that decide which are ready, and whether they read a ground truth back."""
 

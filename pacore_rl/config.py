@@ -253,6 +253,14 @@ class Config(Section):
     logging: LoggingConfig = LoggingConfig()
     curation: CurationConfig = CurationConfig()
 
+    def learner(self, role: Literal["actor", "critic"]) -> LearnerConfig:
+        """The section of one of the two learners."""
+        return self.actor if role == "actor" else self.critic
+
+    def minibatches(self, role: Literal["actor", "critic"]) -> int:
+        """Optimizer steps of that learner in an iteration."""
+        return self.ppo.actor_minibatches if role == "actor" else self.ppo.critic_minibatches
+
     @property
     def run_dir(self) -> Path:
         return self.run.output_dir / self.run.name

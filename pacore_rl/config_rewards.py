@@ -64,6 +64,10 @@ class CustomRewardConfig(Section):
     """Environment variables that it may see."""
 
 
+CODE_LIMITS = frozenset({"code_test_seconds", "code_submission_seconds", "code_memory_mib"})
+"""Settings of ``RewardConfig`` that decide which programs pass."""
+
+
 class RewardConfig(Section):
     """Scoring."""
 

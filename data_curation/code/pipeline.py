@@ -26,6 +26,7 @@ from data_curation.records import Candidate, Drop, Progress, Sifted, drop, unwat
 from pacore_rl.append_log import KeyedLog
 from pacore_rl.config import RewardConfig
 from pacore_rl.config_endpoints import CodeCurationConfig, WriterConfig
+from pacore_rl.config_rewards import CODE_LIMITS
 from pacore_rl.rewards.code.backends import Backend
 from pacore_rl.rewards.code.probe import choose_backend
 from pacore_rl.rewards.code.reward import budget_of, inspect_suite
@@ -253,7 +254,7 @@ class CodeFilter:
         writer = self._config.writer
         asked = {"rounds", "seeds_per_generator", "min_right_solutions", "max_new_tests", "temperature", "model"}
         settings = self._config.model_dump(exclude={"writer"}) | writer.model_dump(include=asked)
-        limits = self._reward.model_dump(include={"code_test_seconds", "code_submission_seconds", "code_memory_mib"})
+        limits = self._reward.model_dump(include=set(CODE_LIMITS))
         return (
             NAME,
             VERSION,

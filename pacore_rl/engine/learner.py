@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import ray
 
 from pacore_rl.checkpoints.files import WrittenFile
-from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.config import Config
 from pacore_rl.engine.learner_passes import Role, StepResult, learning_rate
 from pacore_rl.engine.learner_worker import LearnerWorker
 from pacore_rl.engine.pending import RayPending
@@ -39,7 +39,7 @@ class LearnerGroup:
     def __init__(self, role: Role, config: Config, handles: Sequence[Any], ready: Sequence[Any]) -> None:
         self.role: Role = role
         self.config = config
-        self.settings: LearnerConfig = config.actor if role == "actor" else config.critic
+        self.settings = config.learner(role)
         self.handles = list(handles)
         """Ray actors in rank order."""
         self._ready = list(ready)
@@ -51,7 +51,7 @@ class LearnerGroup:
     @classmethod
     def start(cls, role: Role, config: Config, device: Device) -> Self:
         """Start one worker for each rank; returns at once."""
-        settings = config.actor if role == "actor" else config.critic
+        settings = config.learner(role)
         remote: Any = ray.remote(concurrency_groups={CONTROL: 1, FILES: 1})  # pyright: ignore[reportCallIssue]
         worker: Any = remote(LearnerWorker)
         handles = [
@@ -242,7 +242,7 @@ class ActorGroup(LearnerGroup):
         Metrics: loss, clip_share, approx_kl and ratio_mean (means over action tokens), ratio_max, grad_norm (mean over
         mini-batches, before clipping), lr (of the last) and padding_share (of the tokens that the ranks computed).
         """
-        minibatches = self.config.ppo.actor_minibatches
+        minibatches = self.config.minibatches(self.role)
         return self._update(
             batch,
             old_log_probs_A,
@@ -278,7 +278,7 @@ class CriticGroup(LearnerGroup):
         Metrics: loss (mean over mini-batches), clip_share (of action tokens), explained_variance_before (of the values
         that the advantages used), grad_norm (mean, before clipping), lr and padding_share.
         """
-        minibatches = self.config.ppo.critic_minibatches
+        minibatches = self.config.minibatches(self.role)
         explained = explained_variance(old_values_A, returns_A)
         return self._update(
             batch,

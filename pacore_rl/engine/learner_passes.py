@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.config import Config
 from pacore_rl.ppo.batch import MicroBatch, TokenCount, count_tokens
 from pacore_rl.ppo.losses import policy_loss, value_loss
 from pacore_rl.types import Float32
@@ -59,7 +59,7 @@ class Passes:
         self.role: Role = role
         self.rank = rank
         self.config = config
-        self.settings: LearnerConfig = config.actor if role == "actor" else config.critic
+        self.settings = config.learner(role)
         self.torch_device = torch_device
         self.num_passes = 0
         """Forward passes, backward passes and optimizer steps so far: a rank that has work and makes none is hung."""
@@ -194,11 +194,9 @@ def learning_rate(config: Config, role: Role, iteration: int, minibatch: int) ->
         iteration: counted from 1.
         minibatch: of the iteration, counted from 1.
     """
+    settings = config.learner(role)
     if role == "actor":
-        settings, per_iteration = config.actor, config.ppo.actor_minibatches
         iteration -= config.ppo.critic_warmup_steps
-    else:
-        settings, per_iteration = config.critic, config.ppo.critic_minibatches
     assert iteration > 0, "a frozen actor makes no step"
-    num_steps = (iteration - 1) * per_iteration + minibatch
+    num_steps = (iteration - 1) * config.minibatches(role) + minibatch
     return settings.learning_rate * min(1.0, num_steps / max(settings.warmup_steps, 1))

@@ -22,7 +22,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from pacore_rl.checkpoints.files import WrittenFile, disk_errors, sync_and_hash
 from pacore_rl.checkpoints.learner_files import open_learner_files, state_file, write_pieces
-from pacore_rl.config import Config, LearnerConfig
+from pacore_rl.config import Config
 from pacore_rl.engine import state_offload
 from pacore_rl.engine.activations import spare_memory
 from pacore_rl.engine.deepspeed_options import deepspeed_engine, join_deepspeed
@@ -51,7 +51,7 @@ class LearnerWorker:
         self.rank = rank
         self.config = config
         self.device = device
-        self.settings: LearnerConfig = config.actor if role == "actor" else config.critic
+        self.settings = config.learner(role)
         self.torch_device = torch.device(device.kind, 0) if device.kind == "cuda" else torch.device("cpu")
         self._timeout = timedelta(seconds=config.run.worker_timeout_seconds)
         self._store: TCPStore | None = None
@@ -129,13 +129,12 @@ class LearnerWorker:
         Raises:
             FloatingPointError: as ``Passes.update``.
         """
-        ppo = self.config.ppo
         minibatches = own_minibatches(
             self.settings,
             tokens,
             old_A,
             targets_A,
-            ppo.actor_minibatches if self.role == "actor" else ppo.critic_minibatches,
+            self.config.minibatches(self.role),
             seed=(self.config.run.seed, step),
             rank=self.rank,
         )

@@ -240,14 +240,16 @@ class _Task:
     async def _until_prefilled(self, call: Call, leader: CallState) -> None:
         """Wait for the leader; never so long that a round's deadlines find nothing but the leader under way."""
         now = asyncio.get_running_loop().time()
-        limits = [now + self.answerer.client.settings.leader_seconds]
+        limits: list[float] = []
         if self.round_deadline is not None:
             limits.append(now + LEADER_SHARE * (self.round_deadline - now))
         if call.stragglers is not None and call.stragglers.deadline_seconds > 0:
             limits.append(now + LEADER_SHARE * call.stragglers.deadline_seconds)
         try:
-            async with asyncio.timeout_at(min(limits)):
-                await leader.prefilled.wait()
+            async with asyncio.timeout_at(min(limits, default=None)):
+                await leader.sent.wait()
+                async with asyncio.timeout(self.answerer.client.settings.leader_seconds):
+                    await leader.prefilled.wait()
         except TimeoutError:  # the others read the prompt themselves
             return
 
@@ -257,6 +259,7 @@ class _Task:
         if completion is None:
             completion = await self._generate(call, sample, request, route.replica, state)
         route.end()
+        state.sent.set()
         state.prefilled.set()
         self.observer.on_completion(call, sample, completion)
         return completion

@@ -51,6 +51,8 @@ class CallState:
     wasted_tokens: int = 0
     """Pieces of attempts that broke."""
     num_attempts: int = 0
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it has had a slot: what comes before is our own queue, and says nothing of the server."""
     prefilled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the server has read the prompt, or an attempt has failed."""
 
@@ -157,6 +159,7 @@ class Client:
                 try:
                     async with replica.slots.slot(priority):
                         state.num_attempts += 1
+                        state.sent.set()
                         completion = await self._attempt(replica, body, state, on_delta)
                     replica.slots.grow()
                     replica.num_faults = 0

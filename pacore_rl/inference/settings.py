@@ -74,7 +74,7 @@ class ClientSettings:
     leader_first_bytes: int = 2_048
     """A round whose request is at least this long lets its first sample fill the server's prefix cache."""
     leader_seconds: float = 120.0
-    """The others do not wait for that longer than this: a long prefill, not an endpoint that hangs."""
+    """So long the others wait for it at most once it is sent: a long prefill, not an endpoint that hangs."""
 
     def __post_init__(self) -> None:
         wrong = [

@@ -77,8 +77,8 @@ class RolePlan:
 
 def learner_role(role: Learner, config: Config, shape: ModelShape, work: Workload, *, cpu: bool) -> RolePlan:
     """A rank of the actor or the critic while it updates."""
-    learner: LearnerConfig = config.actor if role == "actor" else config.critic
-    minibatches = config.ppo.actor_minibatches if role == "actor" else config.ppo.critic_minibatches
+    learner = config.learner(role)
+    minibatches = config.minibatches(role)
     parameters = shape.policy_parameters if role == "actor" else shape.critic_parameters
     trainable = parameters
     if learner.lora is not None:

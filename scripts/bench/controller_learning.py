@@ -47,8 +47,7 @@ class StubHost:
 
     def values(self, role: Role, rank: int, tokens: TokenRows) -> tuple[Int64, Float32]:
         started = time.thread_time()
-        settings = self._config.actor if role == "actor" else self._config.critic
-        micros = own_micro_batches(settings, tokens, range(tokens.num_rows), rank=rank)
+        micros = own_micro_batches(self._config.learner(role), tokens, range(tokens.num_rows), rank=rank)
         self._pack_seconds.append(time.thread_time() - started)
         slots = np.concatenate([micro.slots for micro in micros])
         return slots, np.zeros(len(slots), np.float32)
@@ -56,13 +55,12 @@ class StubHost:
     def update(
         self, role: Role, rank: int, tokens: TokenRows, old_A: Float32, targets_A: Float32, *, step: int
     ) -> list[StepResult]:
-        ppo = self._config.ppo
         minibatches = own_minibatches(
-            self._config.actor if role == "actor" else self._config.critic,
+            self._config.learner(role),
             tokens,
             old_A,
             targets_A,
-            ppo.actor_minibatches if role == "actor" else ppo.critic_minibatches,
+            self._config.minibatches(role),
             seed=(self._config.run.seed, step),
             rank=rank,
         )

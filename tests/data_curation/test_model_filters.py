@@ -95,6 +95,19 @@ def test_problems_go_through_the_judge_and_the_checks_of_code(tmp_path: Path) ->
         curate_problems(other, further=model_filters(other))
 
 
+def test_limits_of_programs_belong_to_the_checks_of_code(tmp_path: Path) -> None:
+    """Settings that change make a step be done again."""
+    config = config_of(tmp_path, "http://127.0.0.1:9/v1")
+
+    def settings(**reward: Any) -> object:
+        (_, found), _ = model_filters(config.model_copy(update={"reward": config.reward.model_copy(update=reward)}))
+        return found
+
+    assert settings() == settings(num_workers=3)
+    for change in ({"code_test_seconds": 9.0}, {"code_submission_seconds": 9.0}, {"code_memory_mib": 9}):
+        assert settings(**change) != settings()
+
+
 def test_without_an_endpoint_there_is_no_judge(tmp_path: Path) -> None:
     config = Config.model_validate(
         {

@@ -127,6 +127,11 @@ def test_what_a_step_depends_on_beside_the_curations_own_settings_redoes_it(
     after = written(tmp_path / "out" / "parts")
     redone = {name.split("/")[0] for name in before if before[name] != after[name]}
     assert redone == {"7_unparsed_answer"}
+    for reward, is_redone in (({"unsafe_local": True}, True), ({"num_workers": 2, "max_failed_share": 0.5}, False)):
+        judged = judged.model_copy(update={"reward": judged.reward.model_copy(update=reward)})
+        before = written(tmp_path / "out" / "parts")
+        assert curate_problems(judged) == first
+        assert (written(tmp_path / "out" / "parts") != before) == is_redone, reward
     (folder / "b.jsonl").write_text(json.dumps(record | {"problem": "What is 30 + 40 of them?", "answer": "70"}) + "\n")
     assert curate_problems(judged).kept["raw"] == first.kept["raw"] + 1
 

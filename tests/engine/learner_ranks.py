@@ -84,7 +84,7 @@ class RunningIteration:
         *,
         folder: Path,
     ) -> None:
-        settings = config.actor if role == "actor" else config.critic
+        settings = config.learner(role)
         self._addresses: Any = context.Queue()  # kept: its semaphores go with it
         self._accounts: list[Connection] = []
         for rank in range(settings.num_ranks):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -322,6 +323,16 @@ def test_another_model_is_refused_and_nothing_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model: 'scripted' there, 'other' now"):
         evaluate(tmp_path, half_right, dataclasses.replace(manifest_of(), model="other"))
     assert (tmp_path / "benchmarks.json").read_bytes() == before
+
+
+def test_a_pool_of_other_problems_is_refused(tmp_path: Path) -> None:
+    """Also in a fresh folder, where no manifest says what the pool's messages were scored against."""
+    evaluate(tmp_path / "first", half_right)
+    (tmp_path / "second" / "pools").mkdir(parents=True)
+    shutil.copy(tmp_path / "first" / "pools" / "mine.jsonl", tmp_path / "second" / "pools" / "mine.jsonl")
+    corrected = [dataclasses.replace(PROBLEMS[0], ground_truth="another"), *PROBLEMS[1:]]
+    with pytest.raises(ValueError, match=rf"messages of 1 problems in .*first: {PROBLEMS[0].id}"):
+        evaluate(tmp_path / "second", half_right, problems=corrected)
 
 
 def test_what_an_earlier_call_ran_stays_in_the_results(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scripted_server import QUICK, Script, ScriptedServer, until
 from pacore_rl.inference.answering import Answered, Answerer, Budget, Model, Observer
 from pacore_rl.inference.client import Client
 from pacore_rl.inference.completion import Completion, Delta
-from pacore_rl.inference.settings import Endpoint
+from pacore_rl.inference.settings import ClientSettings, Endpoint
 from pacore_rl.synthesis.plan import RoundsPlan, Stragglers
 from pacore_rl.synthesis.prompt import render_synthesis_prompt
 
@@ -134,6 +134,20 @@ async def test_a_leader_that_hangs_does_not_hold_its_round_back(server: Scripted
     assert 2.0 <= time.monotonic() - started < 20
     assert answered.rounds.shown == (("42",) * 3,) and answered.rounds.num_dropped == 1
     assert answered.answers[0].text == "42"
+
+
+async def test_a_leaders_time_begins_when_it_is_sent(server: ScriptedServer) -> None:
+    """Before that it waits for a slot of ours: the others would get theirs beside it, and read the prompt again."""
+    question = [{"role": "user", "content": "long " * 1000}]
+    server.answer = lambda request, number: Script(delay_seconds=1.0 if number == 0 else 0.0)
+    settings = ClientSettings(max_open_calls=1, leader_seconds=0.3)
+    async with Client([Endpoint.of(server.url)], settings) as client:
+        first = asyncio.create_task(answer(client, plan(1)))
+        await until(lambda: len(server.requests) == 1)
+        second = asyncio.create_task(answer(client, plan(2), messages=question, priority=1))
+        await asyncio.sleep(0.6)  # twice the leader's time, all of it in the queue
+        assert client.replicas[0].slots.num_waiting == 1, "the leader alone waits"
+        await asyncio.gather(first, second)
 
 
 async def test_two_problems_are_spread_over_the_endpoints(server: ScriptedServer) -> None:

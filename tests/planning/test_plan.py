@@ -69,7 +69,7 @@ def test_the_smallest_cluster_of_stage_1() -> None:
     plan, layout, _ = plan_recipe(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY))
     assert layout is not None and plan.fits
     for role in ("actor", "critic"):
-        learner = plan.config.actor if role == "actor" else plan.config.critic
+        learner = plan.config.learner(role)
         fewer = changed(
             plan.config, {f"{role}.num_ranks": max(1, learner.num_ranks // 2), f"{role}.sequence_parallel": 1}
         )
