@@ -148,6 +148,11 @@ class Engine(Protocol):
     @property
     def critic(self) -> Critic: ...
 
+    @property
+    def learners_share_gpus(self) -> bool:
+        """Whether actor and critic have the same GPUs; then they work one after the other."""
+        ...
+
     def turn_to(self, work: Literal["generation", "learning"]) -> None:
         """Give the hardware to generation or to learning; nothing to do where each has its own."""
         ...

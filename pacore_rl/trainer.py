@@ -7,7 +7,7 @@
     batch      scored responses as PPO sees them               experience
     evaluate   values and log-probs under current weights      engine: DeepSpeed
     advantage  GAE, normalised over the whole batch            ppo.advantages, ppo.importance
-    update     critic, and actor beside it                     engine: DeepSpeed
+    update     critic, and actor beside or after it            engine: DeepSpeed
     sync       the new weights into vLLM                       engine: weight transfer
     report     metrics, checkpoint, held-out evaluation
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pacore_rl.checkpoints.manifest import Checkpoint
 from pacore_rl.checkpoints.random_states import restore_random_states
@@ -31,7 +32,7 @@ from pacore_rl.checkpoints.store import CheckpointStore, Position
 from pacore_rl.collection import Collector, Pool, collect
 from pacore_rl.config import Config
 from pacore_rl.experience import Scored, experience_batch, is_trainable
-from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, RunScorer, SampleSink
+from pacore_rl.interfaces import ChatTokenizer, Engine, MetricSink, Pending, RunScorer, SampleSink
 from pacore_rl.learned import Learned
 from pacore_rl.metrics import Stopwatch, memory_metrics, scoring_metrics
 from pacore_rl.ppo.advantages import gae, normalize_advantages
@@ -40,6 +41,8 @@ from pacore_rl.samples import choose_samples
 from pacore_rl.step_checks import agrees, check_on_policy, check_scoring, count_equal_rewards
 from pacore_rl.termination import TerminatedSaved, is_termination, termination_deferred
 from pacore_rl.types import ExperienceBatch, Float32, Problem
+
+T = TypeVar("T")
 
 HeldOutEvaluation = Callable[[int], Mapping[str, float]]
 """Step to held-out metrics, measured with the engine's current weights."""
@@ -182,7 +185,7 @@ class Trainer:
     def learn(self, batch: ExperienceBatch, step: int, version: int) -> Learned:
         """Values and log-probs under the current weights, advantages, and the updates of critic and actor."""
         config, actor, critic = self.config, self.engine.actor, self.engine.critic
-        values_pending, log_probs_pending = critic.values(batch), actor.log_probs(batch)
+        values_pending, log_probs_pending = self.before_actor(critic.values(batch)), actor.log_probs(batch)
         old_values_A, (log_probs_A, entropy_A) = values_pending.result(), log_probs_pending.result()
         advantages_A, returns_A = gae(
             batch.rewards_B,
@@ -195,7 +198,7 @@ class Trainer:
         critic_metrics: Mapping[str, float] = {}
         actor_metrics: Mapping[str, float] | None = None
         if trusted:
-            critic_update = critic.update(batch, old_values_A, returns_A, step=step)
+            critic_update = self.before_actor(critic.update(batch, old_values_A, returns_A, step=step))
             if step > config.ppo.critic_warmup_steps:
                 weighted_A = self.importance(batch, log_probs_A) * normalize_advantages(advantages_A)
                 actor_metrics = actor.update(batch, log_probs_A, weighted_A, step=step).result()
@@ -209,6 +212,15 @@ class Trainer:
             critic=critic_metrics,
             skipped=not trusted,
         )
+
+    def before_actor(self, pending: Pending[T]) -> Pending[T]:
+        """The critic's work, waited for where the actor has the same GPUs.
+
+        Side by side they slice a GPU's time, and a collective of one spins while its peer's GPU runs the other.
+        """
+        if self.engine.learners_share_gpus:
+            pending.result()
+        return pending
 
     def resume(self, checkpoint: Checkpoint, collector: Collector) -> Position:
         """Put learners, engines and collector where the checkpoint left them."""

@@ -38,8 +38,10 @@ from pacore_rl.types import (
 @dataclass(frozen=True)
 class Done:
     value: Any
+    on: Callable[[str], None] = lambda what: None
 
     def result(self) -> Any:
+        self.on("result")
         return self.value
 
 
@@ -61,6 +63,7 @@ class World:
     """Of the first responses: those that the scorer fails on."""
     num_scored: int = 0
     num_workers: int = 2
+    learners_share_gpus: bool = False
     updates: list[int] = field(default_factory=list[int])
 
     @property
@@ -109,7 +112,7 @@ class World:
         self.on("update")
         self.weights += 1
         self.updates.append(step)
-        return Done({"loss": 0.0})
+        return Done({"loss": 0.0}, self.on)
 
     def save(self, folder: Path) -> None:
         raise AssertionError("checkpoints are written from snapshots")
@@ -292,6 +295,14 @@ def test_equal_rewards_for_long(
     else:
         trainer_of(config, world).train()
         assert caplog.text.count("all rewards were 0 for 2 steps") == 1  # said once, not at every step
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_actor_follows_the_critic_where_they_share_gpus(config: Config, share: bool) -> None:
+    happened: list[str] = []
+    trainer_of(config, World(learners_share_gpus=share, on=happened.append)).train()
+    of_a_step = happened[happened.index("update") : happened.index("sync")]
+    assert of_a_step[:3] == (["update", "result", "update"] if share else ["update", "update", "result"])
 
 
 def test_a_step_knows_its_responses(config: Config) -> None:

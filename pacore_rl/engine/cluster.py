@@ -169,6 +169,7 @@ class RayEngine:
     learners: tuple[ActorGroup, CriticGroup] | None
     turns: Turns | None = None
     """Who has the hardware; None where each has its own."""
+    learners_share_gpus: bool = False
 
     @property
     def generator(self) -> StreamingGenerator:
@@ -293,4 +294,5 @@ def _start_all(
     else:
         rollout.send_to = lambda worker: weight_sync.send_to(rollout, actor.handles, worker, device=device)
     turns = Turns(RayHardware(config=config, rollout=rollout, learners=learners)) if colocated else None
-    return RayEngine(config=config, rollout=rollout, learners=learners, turns=turns)
+    share_gpus = colocated and device.kind == "cuda"
+    return RayEngine(config=config, rollout=rollout, learners=learners, turns=turns, learners_share_gpus=share_gpus)

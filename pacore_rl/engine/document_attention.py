@@ -10,6 +10,7 @@ right, where causality needs no mask. Runs wherever sdpa runs, CPUs included.
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 DOCUMENT_ATTENTION = "pacore_documents"
@@ -27,6 +29,12 @@ MAX_PADDING_SHARE = 0.25
 MAX_PADDING_TOKENS = 32
 MAX_MASK_ELEMENTS = 2**24
 """No mask is larger; rows beyond it are computed whole."""
+LONG_ROW_TOKENS = 2**14
+"""On Hopper and later torch prefers cuDNN's attention. That makes a plan for every new shape, in tens of milliseconds
+for each of forward, recomputation and backward, and keeps it: worth it for rows from this length on, not for others."""
+LONG_ROW_STEPS = 32
+"""Long rows have one of so many lengths between a power of two and the next, so that their plans are few."""
+SHORT_ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 Int64 = NDArray[np.int64]
 
@@ -65,6 +73,8 @@ class RowPlan:
     buckets: tuple[Bucket, ...]
     owner: Tensor
     """[T], the query slot (over all buckets, concatenated) that computes each packed token's output."""
+    longest: int
+    """Tokens of the longest row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,7 +95,7 @@ class _Rows:
 
 
 def plan_rows(position_ids: Int64, device: torch.device) -> RowPlan | None:
-    """The rows behind ``position_ids`` [T]; None where they are one plain document.
+    """The rows behind ``position_ids`` [T]; None where they are one plain document that needs no padding.
 
     Raises:
         ValueError: positions that begin neither a document nor a branch of one.
@@ -98,7 +108,7 @@ def plan_rows(position_ids: Int64, device: torch.device) -> RowPlan | None:
             f"position_ids begin with {position_ids[:8].tolist()}...: a micro-batch must begin at position 0, and a "
             "branch that starts at position p must follow a document of at least p tokens."
         )
-    if len(start) == 1:
+    if len(start) == 1 and _row_slots(len(position_ids)) == len(position_ids):
         return None
     rows = _Rows(root=root, prefix=prefix, start=start, own=np.append(start[1:], len(position_ids)) - start)
     owner = torch.empty(len(position_ids), dtype=torch.int64)
@@ -109,7 +119,16 @@ def plan_rows(position_ids: Int64, device: torch.device) -> RowPlan | None:
         owner[bucket.queries.own_tokens.cpu()] = num_slots + bucket.queries.own_slots.cpu()
         buckets.append(bucket)
         num_slots += len(bucket.queries.tokens)
-    return RowPlan(buckets=tuple(buckets), owner=owner.to(device))
+    longest = int((rows.prefix + rows.own).max())
+    return RowPlan(buckets=tuple(buckets), owner=owner.to(device), longest=longest)
+
+
+def _row_slots(length: int) -> int:
+    """What a row of ``length`` tokens is padded to (``LONG_ROW_STEPS``)."""
+    if length < LONG_ROW_TOKENS:
+        return length
+    step = max(1, 2 ** (length.bit_length() - 1) // LONG_ROW_STEPS)
+    return -(-length // step) * step
 
 
 def _similar(lengths: Int64, is_branch: NDArray[np.bool_]) -> list[Int64]:
@@ -144,7 +163,7 @@ def _bucket(rows: _Rows, device: torch.device) -> Bucket:
 def _layout(rows: _Rows, device: torch.device) -> Layout:
     """Slots of rows laid out as prefix, own tokens, padding."""
     lengths = rows.prefix + rows.own
-    column = np.arange(int(lengths.max()))
+    column = np.arange(_row_slots(int(lengths.max())))
     in_prefix = column < rows.prefix[:, None]
     tokens = column + np.where(in_prefix, rows.root[:, None], (rows.start - rows.prefix)[:, None])
     own = ~in_prefix & (column < lengths[:, None])
@@ -261,7 +280,7 @@ def document_attention(
             "with pacore_rl.ppo.batch.pack and pass position_ids [1, T]."
         )
     plan = _latest.of(position_ids if sequence_position_ids is None else sequence_position_ids)
-    longest = query.shape[2] if plan is None else max(bucket.keys.shape[1] for bucket in plan.buckets)
+    longest = query.shape[2] if plan is None else plan.longest
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(
             f"a row of {longest} tokens exceeds the model's sliding window of {sliding_window}, which "
@@ -289,16 +308,23 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, dropout: float
 ) -> Tensor:
     """sdpa with grouped key-value heads, causal unless there is a mask; [n, heads, L, D]."""
-    return nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        dropout_p=dropout,
-        is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    with _kernels(query):
+        return nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+
+
+def _kernels(query: Tensor) -> AbstractContextManager[None]:
+    """Those that short rows may take on GPUs; any, for long ones and on CPUs."""
+    short = query.is_cuda and query.shape[2] < LONG_ROW_TOKENS
+    return sdpa_kernel(SHORT_ROW_KERNELS) if short else nullcontext()
 
 
 def register() -> None:

@@ -24,6 +24,7 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.engine.routing import Job
 from pacore_rl.engine.weight_sync import choose_backend, vllm_backend
 from pacore_rl.engine.whereabouts import Whereabouts
+from pacore_rl.planning.formulas import ENGINE_STEP_TOKENS
 from pacore_rl.tokenizer import TOKENIZER_FILES
 from pacore_rl.types import GenerationRequest, Sampling
 
@@ -244,6 +245,7 @@ class RolloutWorker:
         if self._device.kind == "cuda":
             return settings | {
                 "gpu_memory_utilization": rollout.gpu_memory_utilization,
+                "max_num_batched_tokens": max(ENGINE_STEP_TOKENS, rollout.max_concurrent_sequences),
                 "enable_sleep_mode": rollout.placement == "colocated",
             }
         return settings | {

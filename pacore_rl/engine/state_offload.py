@@ -1,7 +1,8 @@
 """A DeepSpeed engine's states to the host's memory and back, while colocated vLLM has the GPU.
 
-DeepSpeed moves its own (``offload_states``), with one gap: under ZeRO-3 it moves optimizer states of its own fused Adam
-only. Ours is torch's AdamW, so there the fp32 weights and the moments are moved here.
+DeepSpeed moves its own (``offload_states``), with two gaps that are filled here. Under ZeRO-3 it moves optimizer states
+of its own fused Adam only, and ours is torch's AdamW: fp32 weights and moments stay. Under ZeRO 1 and 2 with the
+optimizer on the host, a buffer of the largest weight stays.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ def offload(engine: Any, settings: LearnerConfig, part: Part) -> None:
     """Move ``part`` to the host; what settings keep there anyway stays as it is."""
     from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as State  # late: reads DS_ACCELERATOR
 
-    if settings.offload_parameters:
-        return
+    pin_memory = engine.device.type == "cuda"  # makes the copies fast; without a GPU there is nothing to lock pages for
     zero3 = settings.zero_stage == 3
-    if part == "weights":
+    if settings.offload_parameters:
+        # The bucket alone is on the GPU. DeepSpeed's engine refuses beside offloaded weights; its optimizer does not.
+        if part == "optimizer":
+            engine.optimizer.offload_states(include=[State.contiguous_grad_buffer], pin_memory=pin_memory)
+        states = []
+    elif part == "weights":
         states = [State.lp_params]
     elif settings.offload_optimizer:
         # The rest lives on the host: reloading would move it to the GPU. ZeRO 1 and 2 keep no bucket between steps.
@@ -34,30 +39,34 @@ def offload(engine: Any, settings: LearnerConfig, part: Part) -> None:
     else:
         states = [State.hp_params, State.lp_grads, State.optim_states]
     if states:
-        # Page-locked memory makes the copies fast; without a GPU there is nothing to lock it for.
-        engine.offload_states(include=states, pin_memory=engine.device.type == "cuda")
-    if part == "optimizer" and zero3 and not settings.offload_optimizer:
-        _move(engine, torch.device("cpu"))
+        engine.offload_states(include=states, pin_memory=pin_memory)
+    if part == "optimizer":
+        _move(engine, settings, torch.device("cpu"))
     if engine.device.type == "cuda":
-        torch.cuda.empty_cache()  # vLLM is another process: what torch keeps for later, it cannot have
+        # vLLM is another process: what torch keeps for later, it cannot have, the last weight sync's buffer included.
+        torch.cuda.ipc_collect()
+        torch.cuda.empty_cache()
 
 
 def reload(engine: Any, settings: LearnerConfig) -> None:
     """Move everything that ``offload`` moved back to where it is computed with."""
-    if settings.offload_parameters:
-        return
     engine.reload_states()
-    if settings.zero_stage == 3 and not settings.offload_optimizer:
-        _move(engine, torch.device(engine.device))
+    _move(engine, settings, torch.device(engine.device))
 
 
-def _move(engine: Any, device: torch.device) -> None:
-    for tensor in _zero3_optimizer_tensors(engine.optimizer):
+def _move(engine: Any, settings: LearnerConfig, device: torch.device) -> None:
+    for tensor in _left_behind(engine.optimizer, settings):
         tensor.data = tensor.data.to(device)
 
 
-def _zero3_optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
-    """This rank's fp32 weights under ZeRO-3, and the moments that torch's AdamW keeps for them."""
+def _left_behind(optimizer: Any, settings: LearnerConfig) -> Iterator[torch.Tensor]:
+    """What is on the GPU and DeepSpeed does not move: under ZeRO-3 this rank's fp32 weights and their moments."""
+    if settings.zero_stage < 3:
+        if settings.offload_optimizer:
+            yield optimizer.temp_grad_buffer_for_gpu_offload
+        return
+    if settings.offload_optimizer:
+        return
     yield from optimizer.fp32_partitioned_groups_flat
     for state in optimizer.optimizer.state.values():
         # The step counter is a tensor of one element that torch keeps on the host.

@@ -72,7 +72,11 @@ class ZeroWeightSource(WeightSource):
 
     def _checkpoint(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """What a checkpoint holds instead of one parameter: the parameter itself, or views of its parts."""
-        yield from revert_weight_conversion(self._model, {name: tensor}).items()
+        parts = revert_weight_conversion(self._model, {name: tensor})
+        if len(parts) > 1 and tensor.is_cuda:
+            # Some parts are copies, and vLLM's NCCL sender changes streams between its buffers.
+            torch.cuda.current_stream().synchronize()
+        yield from parts.items()
 
     def _num_bytes(self, merged: MergedParameter) -> int:
         return sum(self._shell(parameter).nbytes for parameter in merged.parameters)

@@ -66,6 +66,9 @@ class Sender:
         Raises:
             RuntimeError: a rollout worker left the group or did not receive within the time limit.
         """
+        if torch.cuda.is_initialized():
+            # vLLM packs on streams of its own, which would not wait for an update whose last copies are still queued.
+            torch.cuda.current_stream().synchronize()
         with torch.no_grad():
             self._engine.send_weights()
 

@@ -43,8 +43,9 @@ LIVE_ELEMENTS = 1_000_000_000
 """Parameters that DeepSpeed ZeRO-3 keeps gathered at most (``stage3_max_live_parameters``)."""
 SUBGROUP_ELEMENTS = 1_000_000_000
 """Parameters that ZeRO-3 steps at a time (``sub_group_size``)."""
-ENGINE_STEP_TOKENS = 2048
-"""Tokens of one engine step on GPUs, vLLM's default where an engine is made from its arguments."""
+ENGINE_STEP_TOKENS = 8192
+"""Tokens of one engine step on GPUs (``engine.rollout_worker``): what vLLM's server takes on GPUs of 70 GiB and more.
+Synthesis prompts hold many messages, and an engine made from its arguments would read them 2,048 tokens at a time."""
 
 
 # --- what learns ------------------------------------------------------------------------------------------------------
@@ -131,6 +132,18 @@ def collectives(parameters: int, *, itemsize: int, zero_stage: int, ranks: int, 
     """
     bucket = min(math.ceil(parameters / MIB) * MIB, BUCKET_ELEMENTS)
     return itemsize * bucket * (2 if overlap and zero_stage < 3 else 1)
+
+
+def reduction(trainable: int, largest: int, *, itemsize: int, sent: int, zero_stage: int) -> int:
+    """What stage 3 takes beside its bucket while it reduces: a bucket in the order of the ranks, or a copy of the
+    ``largest`` weight's gradients (in elements) where they are sent in another type and exceed a bucket. [code]
+
+    DeepSpeed's ``coalesced_collectives.py``, ``reduce_scatter_coalesced``, and ``stage3.py``, ``__avg_scatter_grads``.
+    """
+    if zero_stage < 3:
+        return 0
+    bucket = min(trainable, BUCKET_ELEMENTS)
+    return sent * (largest if sent != itemsize and largest > bucket else bucket)
 
 
 def gathered(shape: ModelShape, parameters: int, *, itemsize: int, zero_stage: int) -> int:

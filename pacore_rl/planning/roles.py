@@ -14,8 +14,8 @@ from pacore_rl.planning.workload import Packed, Workload, largest_passes
 Learner = Literal["actor", "critic"]
 
 KEPT_BETWEEN_STEPS: Mapping[int, tuple[str, ...]] = {
-    1: ("weights", "optimizer"),
-    2: ("weights", "optimizer"),
+    1: ("weights", "optimizer", "offload"),
+    2: ("weights", "optimizer", "offload"),
     3: ("weights", "optimizer", "gradients", "collectives"),
 }
 """Parts of a learner's GPU memory by ZeRO stage that wait in the host's while colocated engines work. [code]"""
@@ -157,6 +157,8 @@ def _state_parts(
     sent = 4 if learner.sequence_parallel > 1 else itemsize
     buckets = f.collectives(trainable, itemsize=sent, zero_stage=stage, ranks=ranks, overlap=not cpu)
     whole = f.gathered(shape, parameters, itemsize=itemsize, zero_stage=stage)
+    largest = 0 if learner.lora is not None else shape.largest_parameter
+    reduced = f.reduction(trainable, largest, itemsize=itemsize, sent=sent, zero_stage=stage)
     parts = [
         Part(
             name="weights",
@@ -174,10 +176,13 @@ def _state_parts(
             how=f"{count_words(trainable)} x 4 B{over if stage >= 2 else ''} (they add up in fp32)",
         ),
         Part(name="step", **_placed(copies, learner.offload_optimizer), how="fp32 gradients that are stepped"),
-        Part(name="collectives", gpu=buckets + whole, how="buckets" + (", gathered weights" if whole else "")),
+        Part(
+            name="collectives",
+            gpu=buckets + reduced + whole,
+            how="buckets" + (", what is reduced, gathered weights" if whole else ""),
+        ),
     ]
     if learner.offload_optimizer and stage < 3:
-        largest = 0 if learner.lora is not None else shape.largest_parameter
         there, here = f.offload_buffers(trainable, largest, itemsize=itemsize, zero_stage=stage, ranks=ranks)
         parts.append(Part(name="offload", gpu=there, host=here, how="buffers of the largest weight, stepped weights"))
     return parts

@@ -60,13 +60,13 @@ def network(request: pytest.FixtureRequest, tiny_model_dir: Path) -> tuple[torch
     return critic, lambda ids, positions, index, _: critic(ids, positions, index)
 
 
-@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("rows_are", ["masked", "whole", "rounded"])
 @pytest.mark.parametrize("budget", [10_000, 80])
 def test_packed_equals_alone(
-    network: tuple[torch.nn.Module, Callable[..., Tensor]], budget: int, masks: bool, monkeypatch: pytest.MonkeyPatch
+    network: tuple[torch.nn.Module, Callable[..., Tensor]], budget: int, rows_are: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, forward = network
-    if not masks:
+    if rows_are != "masked":
         monkeypatch.setattr(document_attention, "MAX_MASK_ELEMENTS", 0)
     rows = nine_rows()
     weights_A = torch.randn(rows.num_actions, generator=torch.Generator().manual_seed(1))
@@ -74,6 +74,9 @@ def test_packed_equals_alone(
     expected = run(module, forward, alone, weights_A)
     expected_grads = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
+    if rows_are == "rounded":
+        monkeypatch.setattr(document_attention, "LONG_ROW_TOKENS", 16)
+        monkeypatch.setattr(document_attention, "LONG_ROW_STEPS", 2)
     (micros,) = pack(rows, range(rows.num_rows), micro_batch_tokens=budget, num_ranks=1)
     out = run(module, forward, list(micros), weights_A)
 
@@ -129,6 +132,18 @@ def test_a_micro_batch_is_laid_out_in_as_many_slots_as_its_budget_allows() -> No
 
 def test_plan_of_one_document_is_no_plan() -> None:
     assert plan_rows(np.arange(5), CPU) is None
+
+
+def test_long_rows_have_few_lengths() -> None:
+    def slots(length: int) -> int:
+        plan = plan_rows(np.arange(length), CPU)
+        return length if plan is None else plan.buckets[0].keys.shape[1]
+
+    lengths = [*range(2**14 - 3, 2**14), *range(2**14, 2**17, 997)]
+    laid_out = [slots(length) for length in lengths]
+    assert laid_out[:4] == [2**14 - 3, 2**14 - 2, 2**14 - 1, 2**14]
+    assert all(length <= slots <= length * 33 / 32 for length, slots in zip(lengths, laid_out, strict=True))
+    assert len(set(laid_out[3:])) <= 3 * 32 + 1
 
 
 @pytest.mark.parametrize("positions", [[1, 2], [0, 1, 5, 6]])

@@ -141,10 +141,10 @@ def test_where_gradients_add_up_beside_an_optimizer_on_the_host(zero_stage: int,
 
 
 def test_ranks_that_share_sequences_send_gradients_in_fp32() -> None:
-    """A bucket of 500 x 2^20, and 10^9 gathered weights with the head in bf16."""
+    """A bucket of 500 x 2^20, the head's gradient again, and 10^9 gathered weights with the head in bf16."""
     plan = make_plan(recipe("pacore_8b/stage1"), Hardware(gpu_memory=EIGHTY))
     (part,) = (part for part in plan.roles[0].parts if part.name == "collectives")
-    assert part.gpu == 4 * 500 * 2**20 + 2 * (10**9 + 151_936 * 4096)
+    assert part.gpu == 4 * 500 * 2**20 + 4 * 151_936 * 4096 + 2 * (10**9 + 151_936 * 4096)
 
 
 def test_offloaded_groups_of_zero_3_keep_their_gradients_each() -> None:
