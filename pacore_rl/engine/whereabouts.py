@@ -109,24 +109,26 @@ def is_alive(node_id: str) -> bool:
 
 
 def end(handle: Any, where: Whereabouts | None) -> None:
-    """Kill a worker, be it stopped or hung: Ray asks a process to end itself, which such a one cannot."""
+    """Kill a worker, be it stopped or hung: Ray asks a process to end itself, which such a one cannot.
+
+    Its children first: once it is gone, nobody knows which they were.
+    """
+    if where is not None and is_alive(where.node_id):  # else it went with its node
+        if where.node_id == ray.get_runtime_context().get_node_id():
+            kill_family(where.pid)
+        else:
+            there = NodeAffinitySchedulingStrategy(node_id=where.node_id, soft=False)
+            killing: Any = ray.remote(kill_family).options(num_cpus=0, scheduling_strategy=there).remote(where.pid)
+            ray.wait([killing], timeout=KILL_SECONDS)
     with suppress(RayActorError, ValueError):
         ray.kill(handle)
-    if where is None or not is_alive(where.node_id):
-        return  # it went with its node
-    if where.node_id == ray.get_runtime_context().get_node_id():
-        _kill(where.pid)
-        return
-    there = NodeAffinitySchedulingStrategy(node_id=where.node_id, soft=False)
-    killing: Any = ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there).remote(where.pid)
-    ray.wait([killing], timeout=KILL_SECONDS)
 
 
-def _kill(pid: int) -> None:
-    """With its children: a rank of an engine that waits in a collective would keep its GPU."""
+def kill_family(pid: int) -> None:
+    """Kill a process of this machine and its children: a rank of an engine, caught in a collective, keeps its GPU."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
+        family = [*process.children(recursive=True), process]
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()

@@ -34,7 +34,8 @@ def make_batch() -> ExperienceBatch:
 def main(spec: dict[str, Any], out: Path) -> None:
     device = Device(kind=spec["device"], cpu_threads=1)
     os.environ |= device.environment()
-    settings = {name: spec[name] for name in ("zero_stage", "fused_kernels")}
+    names = ("zero_stage", "fused_kernels", "offload_optimizer", "offload_parameters")
+    settings = {name: spec[name] for name in names if name in spec}
     config = config_of(Path(spec["model"]), gradient_checkpointing=True, **settings)
     plain = config.model_dump(mode="json")
     plain["model"]["dtype"], plain["run"]["device"] = spec["dtype"], spec["device"]
@@ -48,19 +49,21 @@ def main(spec: dict[str, Any], out: Path) -> None:
         return scatter_flat([own], batch.num_actions)
 
     targets_A = np.random.default_rng(1).normal(size=batch.num_actions).astype(np.float32)
-    outputs, held = [outputs_A()], [[0, 0, 0]]
+    outputs, held, reserved = [outputs_A()], [[0, 0, 0]], [[0, 0]]
     for step in (1, 2):
         worker.update(batch.rows, outputs[0], targets_A, step=step)
         if spec["turns"]:
             held.append([_held()])
+            reserved.append([torch.cuda.memory_reserved()])
             for part in ("optimizer", "weights"):
                 worker.offload(part)
             held[-1].append(_held())
+            reserved[-1].append(torch.cuda.memory_reserved())
             worker.reload()
             held[-1].append(_held())
         outputs.append(outputs_A())
     worker.close()
-    np.savez(out, outputs=np.stack(outputs), held=np.array(held))
+    np.savez(out, outputs=np.stack(outputs), held=np.array(held), reserved=np.array(reserved))
 
 
 def _held() -> int:

@@ -75,6 +75,24 @@ def test_states_leave_the_gpu_and_come_back(tiny_model_dir: Path, tmp_path: Path
     assert back <= 1.5 * before
 
 
+@pytest.mark.parametrize(
+    ("zero_stage", "on_host"),
+    [(2, ["offload_optimizer"]), (3, ["offload_optimizer"]), (3, ["offload_optimizer", "offload_parameters"])],
+)
+def test_states_on_the_host_leave_nothing_on_the_gpu(
+    tiny_model_dir: Path, tmp_path: Path, zero_stage: int, on_host: list[str]
+) -> None:
+    """What the engines' process can have is what torch has given back, not what its tensors have left."""
+    spec = {"device": "cuda", "role": "actor", "zero_stage": zero_stage, "dtype": "bfloat16"} | dict.fromkeys(
+        on_host, True
+    )
+    stays, turns = (learner(tmp_path / f"{turns}.npz", tiny_model_dir, **spec, turns=turns) for turns in (False, True))
+    np.testing.assert_array_equal(turns["outputs"], stays["outputs"])
+    before, away = turns["reserved"][1]
+    print(f"ZeRO-{zero_stage}, {' and '.join(on_host)}: {before} bytes reserved, {away} while away")
+    assert away < 0.5 * before
+
+
 def test_learners_and_engine_take_turns_on_one_gpu(
     tiny_config: Callable[..., Config], write_data: Callable[[Config], None]
 ) -> None:
