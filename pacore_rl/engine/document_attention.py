@@ -321,7 +321,7 @@ def _attend(
         )
 
 
-def _kernels(query: Tensor) -> AbstractContextManager[None]:
+def _kernels(query: Tensor) -> AbstractContextManager[Any]:
     """Those that short rows may take on GPUs; any, for long ones and on CPUs."""
     short = query.is_cuda and query.shape[2] < LONG_ROW_TOKENS
     return sdpa_kernel(SHORT_ROW_KERNELS) if short else nullcontext()
