@@ -103,10 +103,12 @@ class World:
         return Done(verdicts)
 
     def log_probs(self, batch: ExperienceBatch) -> Done:
+        self.on("log-probs")
         return Done((batch.engine_logprobs_A + np.float32(self.gap), np.zeros(batch.num_actions, np.float32)))
 
     def values(self, batch: ExperienceBatch) -> Done:
-        return Done(np.zeros(batch.num_actions, np.float32))
+        self.on("values")
+        return Done(np.zeros(batch.num_actions, np.float32), self.on)
 
     def update(self, batch: ExperienceBatch, old_A: Float32, targets_A: Float32, *, step: int) -> Done:
         self.on("update")
@@ -301,8 +303,10 @@ def test_equal_rewards_for_long(
 def test_the_actor_follows_the_critic_where_they_share_gpus(config: Config, share: bool) -> None:
     happened: list[str] = []
     trainer_of(config, World(learners_share_gpus=share, on=happened.append)).train()
-    of_a_step = happened[happened.index("update") : happened.index("sync")]
-    assert of_a_step[:3] == (["update", "result", "update"] if share else ["update", "update", "result"])
+    step = happened[happened.index("values") : happened.index("sync")]
+    waits, update = ["result"] * share, step.index("update")
+    assert step[: 2 + share] == ["values", *waits, "log-probs"]
+    assert step[update : update + 2 + share] == ["update", *waits, "update"]
 
 
 def test_a_step_knows_its_responses(config: Config) -> None:

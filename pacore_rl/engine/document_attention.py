@@ -12,6 +12,7 @@ from __future__ import annotations
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -30,8 +31,8 @@ MAX_PADDING_TOKENS = 32
 MAX_MASK_ELEMENTS = 2**24
 """No mask is larger; rows beyond it are computed whole."""
 LONG_ROW_TOKENS = 2**14
-"""On Hopper and later torch prefers cuDNN's attention. That makes a plan for every new shape, in tens of milliseconds
-for each of forward, recomputation and backward, and keeps it: worth it for rows from this length on, not for others."""
+"""Where torch prefers cuDNN's attention (H100, H200, B200), that makes a plan for every new shape, in tens of
+milliseconds for each of forward, recomputation and backward, and keeps it: worth it for rows from this length on."""
 LONG_ROW_STEPS = 32
 """Long rows have one of so many lengths between a power of two and the next, so that their plans are few."""
 SHORT_ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -108,7 +109,7 @@ def plan_rows(position_ids: Int64, device: torch.device) -> RowPlan | None:
             f"position_ids begin with {position_ids[:8].tolist()}...: a micro-batch must begin at position 0, and a "
             "branch that starts at position p must follow a document of at least p tokens."
         )
-    if len(start) == 1 and _row_slots(len(position_ids)) == len(position_ids):
+    if len(start) == 1 and _row_slots(len(position_ids), device) == len(position_ids):
         return None
     rows = _Rows(root=root, prefix=prefix, start=start, own=np.append(start[1:], len(position_ids)) - start)
     owner = torch.empty(len(position_ids), dtype=torch.int64)
@@ -123,12 +124,18 @@ def plan_rows(position_ids: Int64, device: torch.device) -> RowPlan | None:
     return RowPlan(buckets=tuple(buckets), owner=owner.to(device), longest=longest)
 
 
-def _row_slots(length: int) -> int:
+def _row_slots(length: int, device: torch.device) -> int:
     """What a row of ``length`` tokens is padded to (``LONG_ROW_STEPS``)."""
-    if length < LONG_ROW_TOKENS:
+    if length < LONG_ROW_TOKENS or not _prefers_cudnn(device):
         return length
     step = max(1, 2 ** (length.bit_length() - 1) // LONG_ROW_STEPS)
     return -(-length // step) * step
+
+
+@cache
+def _prefers_cudnn(device: torch.device) -> bool:
+    """Whether torch computes attention by cuDNN here: its ``check_prefer_cudnn_attention``."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) in ((9, 0), (10, 0))
 
 
 def _similar(lengths: Int64, is_branch: NDArray[np.bool_]) -> list[Int64]:
@@ -147,7 +154,7 @@ def _similar(lengths: Int64, is_branch: NDArray[np.bool_]) -> list[Int64]:
 
 def _bucket(rows: _Rows, device: torch.device) -> Bucket:
     """Rows side by side; branches compute only their own tokens' queries where a mask can say what they see."""
-    keys = _layout(rows, device)
+    keys = _layout(rows, _row_slots(int((rows.prefix + rows.own).max()), device), device)
     num_rows, num_keys = keys.shape
     num_queries = int(rows.own.max())
     # CUDA's fused kernels take no mask with grouped heads: there whole rows are cheaper than what a mask falls back to.
@@ -157,13 +164,13 @@ def _bucket(rows: _Rows, device: torch.device) -> Bucket:
     alone = _Rows(root=rows.start, prefix=np.zeros_like(rows.prefix), start=rows.start, own=rows.own)
     last_seen = torch.from_numpy(rows.prefix[:, None] + np.arange(num_queries))
     mask = torch.arange(num_keys) <= last_seen[:, None, :, None]
-    return Bucket(queries=_layout(alone, device), keys=keys, mask=mask)
+    return Bucket(queries=_layout(alone, num_queries, device), keys=keys, mask=mask)
 
 
-def _layout(rows: _Rows, device: torch.device) -> Layout:
-    """Slots of rows laid out as prefix, own tokens, padding."""
+def _layout(rows: _Rows, num_slots: int, device: torch.device) -> Layout:
+    """Rows laid out as prefix, own tokens, padding up to ``num_slots``."""
     lengths = rows.prefix + rows.own
-    column = np.arange(_row_slots(int(lengths.max())))
+    column = np.arange(num_slots)
     in_prefix = column < rows.prefix[:, None]
     tokens = column + np.where(in_prefix, rows.root[:, None], (rows.start - rows.prefix)[:, None])
     own = ~in_prefix & (column < lengths[:, None])
@@ -322,8 +329,8 @@ def _attend(
 
 
 def _kernels(query: Tensor) -> AbstractContextManager[Any]:
-    """Those that short rows may take on GPUs; any, for long ones and on CPUs."""
-    short = query.is_cuda and query.shape[2] < LONG_ROW_TOKENS
+    """Those that short rows may take where torch prefers cuDNN's; else any."""
+    short = query.shape[2] < LONG_ROW_TOKENS and _prefers_cudnn(query.device)
     return sdpa_kernel(SHORT_ROW_KERNELS) if short else nullcontext()
 
 

@@ -24,7 +24,6 @@ from pacore_rl.engine.placement import Device
 from pacore_rl.engine.routing import Job
 from pacore_rl.engine.weight_sync import choose_backend, vllm_backend
 from pacore_rl.engine.whereabouts import Whereabouts
-from pacore_rl.planning.formulas import ENGINE_STEP_TOKENS
 from pacore_rl.tokenizer import TOKENIZER_FILES
 from pacore_rl.types import GenerationRequest, Sampling
 
@@ -84,11 +83,16 @@ class RolloutWorker:
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         vllm_plugin.register()
         from vllm.engine.arg_utils import EngineArgs  # importing vLLM takes seconds
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
         rollout = self._config.rollout
         try:
-            self._engine: LLMEngine = LLMEngine.from_engine_args(EngineArgs(**self._engine_settings()))
+            # The context decides how many tokens vLLM computes in a step where no setting does. Synthesis prompts hold
+            # many messages: the default of a bare engine, 2,048 on any GPU, would read them slowly.
+            self._engine: LLMEngine = LLMEngine.from_engine_args(
+                EngineArgs(**self._engine_settings()), usage_context=UsageContext.OPENAI_API_SERVER
+            )
         except (ValueError, RuntimeError, OSError) as error:
             room = (
                 f"rollout.kv_cache_gib={rollout.kv_cache_gib}"
@@ -245,7 +249,6 @@ class RolloutWorker:
         if self._device.kind == "cuda":
             return settings | {
                 "gpu_memory_utilization": rollout.gpu_memory_utilization,
-                "max_num_batched_tokens": max(ENGINE_STEP_TOKENS, rollout.max_concurrent_sequences),
                 "enable_sleep_mode": rollout.placement == "colocated",
             }
         return settings | {

@@ -1,8 +1,8 @@
 """A DeepSpeed engine's states to the host's memory and back, while colocated vLLM has the GPU.
 
 DeepSpeed moves its own (``offload_states``), with two gaps that are filled here. Under ZeRO-3 it moves optimizer states
-of its own fused Adam only, and ours is torch's AdamW: fp32 weights and moments stay. Under ZeRO 1 and 2 with the
-optimizer on the host, a buffer of the largest weight stays.
+of its own fused Adam only, and ours is torch's AdamW: fp32 weights and moments are moved here. Under ZeRO 1 and 2 with
+the optimizer on the host it keeps a buffer of the largest weight, which is given back and made anew.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def offload(engine: Any, settings: LearnerConfig, part: Part) -> None:
         engine.offload_states(include=states, pin_memory=pin_memory)
     if part == "optimizer":
         _move(engine, settings, torch.device("cpu"))
+        _resize_scratch(engine, settings, there=False)
     if engine.device.type == "cuda":
         # vLLM is another process: what torch keeps for later, it cannot have, the last weight sync's buffer included.
         torch.cuda.ipc_collect()
@@ -52,21 +53,25 @@ def reload(engine: Any, settings: LearnerConfig) -> None:
     """Move everything that ``offload`` moved back to where it is computed with."""
     engine.reload_states()
     _move(engine, settings, torch.device(engine.device))
+    _resize_scratch(engine, settings, there=True)
+
+
+def _resize_scratch(engine: Any, settings: LearnerConfig, *, there: bool) -> None:
+    """The buffer through which gradients leave the GPU under ZeRO 1 and 2; always written before it is read."""
+    if settings.offload_optimizer and settings.zero_stage < 3:
+        scratch = engine.optimizer.temp_grad_buffer_for_gpu_offload
+        size = engine.optimizer.temp_grad_buffer_for_cpu_offload.numel() if there else 0
+        scratch.data = scratch.data.new_empty(size)
 
 
 def _move(engine: Any, settings: LearnerConfig, device: torch.device) -> None:
-    for tensor in _left_behind(engine.optimizer, settings):
-        tensor.data = tensor.data.to(device)
+    if settings.zero_stage == 3 and not settings.offload_optimizer:
+        for tensor in _zero3_optimizer_tensors(engine.optimizer):
+            tensor.data = tensor.data.to(device)
 
 
-def _left_behind(optimizer: Any, settings: LearnerConfig) -> Iterator[torch.Tensor]:
-    """What is on the GPU and DeepSpeed does not move: under ZeRO-3 this rank's fp32 weights and their moments."""
-    if settings.zero_stage < 3:
-        if settings.offload_optimizer:
-            yield optimizer.temp_grad_buffer_for_gpu_offload
-        return
-    if settings.offload_optimizer:
-        return
+def _zero3_optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
+    """This rank's fp32 weights under ZeRO-3, and the moments that torch's AdamW keeps for them."""
     yield from optimizer.fp32_partitioned_groups_flat
     for state in optimizer.optimizer.state.values():
         # The step counter is a tensor of one element that torch keeps on the host.

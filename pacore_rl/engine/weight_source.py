@@ -71,7 +71,7 @@ class ZeroWeightSource(WeightSource):
                     yield from self._checkpoint(merged.name, merged.tensor())
 
     def _checkpoint(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """What a checkpoint holds instead of one parameter: the parameter itself, or views of its parts."""
+        """What a checkpoint holds instead of one parameter: the parameter itself, or its parts (views or copies)."""
         parts = revert_weight_conversion(self._model, {name: tensor})
         if len(parts) > 1 and tensor.is_cuda:
             # Some parts are copies, and vLLM's NCCL sender changes streams between its buffers.

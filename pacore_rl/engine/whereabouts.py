@@ -23,6 +23,8 @@ CONTROL = "control"
 """Ray's concurrency group of what must be answered at once: a thread beside the one that runs the other commands."""
 
 KILL_SECONDS = 30.0
+CLOCK_SECONDS = 1.0
+"""Two readings of when a process began differ by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Whereabouts:
     """Address of its node."""
     node_id: str
     pid: int
+    begun: float
+    """When the process began, in seconds since 1970: a pid alone may be another's by the time it is used."""
     num_steps: int = 0
     """Steps of an engine, or passes of a learner, so far: whoever has work and makes none is caught in one."""
 
@@ -43,6 +47,7 @@ class Whereabouts:
             host=ray.util.get_node_ip_address(),
             node_id=context.get_node_id(),
             pid=os.getpid(),
+            begun=psutil.Process().create_time(),
             num_steps=num_steps,
         )
 
@@ -115,19 +120,22 @@ def end(handle: Any, where: Whereabouts | None) -> None:
     """
     if where is not None and is_alive(where.node_id):  # else it went with its node
         if where.node_id == ray.get_runtime_context().get_node_id():
-            kill_family(where.pid)
+            kill_family(where.pid, where.begun)
         else:
             there = NodeAffinitySchedulingStrategy(node_id=where.node_id, soft=False)
-            killing: Any = ray.remote(kill_family).options(num_cpus=0, scheduling_strategy=there).remote(where.pid)
+            remote: Any = ray.remote(kill_family).options(num_cpus=0, scheduling_strategy=there)
+            killing = remote.remote(where.pid, where.begun)
             ray.wait([killing], timeout=KILL_SECONDS)
     with suppress(RayActorError, ValueError):
         ray.kill(handle)
 
 
-def kill_family(pid: int) -> None:
+def kill_family(pid: int, begun: float) -> None:
     """Kill a process of this machine and its children: a rank of an engine, caught in a collective, keeps its GPU."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
+        if abs(process.create_time() - begun) > CLOCK_SECONDS:
+            return  # another's
         family = [*process.children(recursive=True), process]
         for member in family:
             with suppress(psutil.NoSuchProcess):

@@ -178,6 +178,7 @@ class Client:
                     await asyncio.sleep(self._wait_seconds(state.num_attempts, error.after_seconds))
                     replica = self._move(replica)
         finally:
+            state.sent.set()
             state.prefilled.set()
 
     def _may_retry(self, failure: Failure, state: CallState, *, delivered: bool) -> bool:

@@ -44,8 +44,8 @@ LIVE_ELEMENTS = 1_000_000_000
 SUBGROUP_ELEMENTS = 1_000_000_000
 """Parameters that ZeRO-3 steps at a time (``sub_group_size``)."""
 ENGINE_STEP_TOKENS = 8192
-"""Tokens of one engine step on GPUs (``engine.rollout_worker``): what vLLM's server takes on GPUs of 70 GiB and more.
-Synthesis prompts hold many messages, and an engine made from its arguments would read them 2,048 tokens at a time."""
+"""Tokens of one engine step, as vLLM chooses for its server on H100 and H200. It takes 16,384 on GPUs of 160 GiB and
+more, 2,048 on A100 and on smaller ones."""
 
 
 # --- what learns ------------------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from pacore_rl.planning.workload import Packed, Workload, largest_passes
 Learner = Literal["actor", "critic"]
 
 KEPT_BETWEEN_STEPS: Mapping[int, tuple[str, ...]] = {
-    1: ("weights", "optimizer", "offload"),
-    2: ("weights", "optimizer", "offload"),
-    3: ("weights", "optimizer", "gradients", "collectives"),
+    1: ("weights", "optimizer"),
+    2: ("weights", "optimizer"),
+    3: ("weights", "optimizer", "gradients"),
 }
 """Parts of a learner's GPU memory by ZeRO stage that wait in the host's while colocated engines work. [code]"""
 

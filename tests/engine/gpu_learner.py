@@ -53,8 +53,8 @@ def main(spec: dict[str, Any], out: Path) -> None:
     for step in (1, 2):
         worker.update(batch.rows, outputs[0], targets_A, step=step)
         if spec["turns"]:
-            held.append([_held()])
             reserved.append([torch.cuda.memory_reserved()])
+            held.append([_held()])
             for part in ("optimizer", "weights"):
                 worker.offload(part)
             held[-1].append(_held())

@@ -77,6 +77,7 @@ def test_packed_equals_alone(
     if rows_are == "rounded":
         monkeypatch.setattr(document_attention, "LONG_ROW_TOKENS", 16)
         monkeypatch.setattr(document_attention, "LONG_ROW_STEPS", 2)
+        monkeypatch.setattr(document_attention, "_prefers_cudnn", lambda device: True)
     (micros,) = pack(rows, range(rows.num_rows), micro_batch_tokens=budget, num_ranks=1)
     out = run(module, forward, list(micros), weights_A)
 
@@ -134,7 +135,9 @@ def test_plan_of_one_document_is_no_plan() -> None:
     assert plan_rows(np.arange(5), CPU) is None
 
 
-def test_long_rows_have_few_lengths() -> None:
+def test_long_rows_have_few_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_attention, "_prefers_cudnn", lambda device: True)
+
     def slots(length: int) -> int:
         plan = plan_rows(np.arange(length), CPU)
         return length if plan is None else plan.buckets[0].keys.shape[1]

@@ -19,8 +19,11 @@ def test_a_worker_goes_with_its_children() -> None:
         assert worker.stdout is not None
         child = psutil.Process(int(worker.stdout.readline()))
         worker.send_signal(signal.SIGSTOP)  # as one that is hung
-        kill_family(worker.pid)
+        begun = psutil.Process(worker.pid).create_time()
+        kill_family(worker.pid, begun - 60)  # one that had the pid before
+        assert worker.poll() is None and child.is_running()
+        kill_family(worker.pid, begun)
         assert worker.wait(10) == -signal.SIGKILL
         _, alive = psutil.wait_procs([child], timeout=10)
         assert not alive
-    kill_family(worker.pid)  # it is gone: nothing to do
+    kill_family(worker.pid, begun)  # it is gone: nothing to do

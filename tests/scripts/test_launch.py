@@ -85,7 +85,8 @@ wait $task""",
     "pacore-rl": """if [ "$1" = doctor ] && [ -n "$WARNED" ]; then kill -TERM "$(cut -d " " -f 4 /proc/$PPID/stat)"; fi
 if [ "$1" = train ]; then
   echo "$@" >>"$SEEN"
-  if [ -n "$WAITS" ]; then trap 'exit 75' TERM; kill -TERM "$PPID"; for _ in $(seq 100); do sleep 0.1; done; fi
+  [ "$WAITS" = deaf ] || trap 'exit 75' TERM
+  if [ -n "$WAITS" ]; then kill -TERM "$PPID"; for _ in $(seq 100); do sleep 0.1; done; fi
   exit "$STATUS"
 fi""",
 }
@@ -130,10 +131,15 @@ def test_slurm_lets_the_run_save_itself_before_the_time_limit(tmp_path: Path) ->
     assert slurm_job(tmp_path, 0, WAITS="1")[:2] == (75, True)
 
 
+def test_slurm_queues_again_a_run_that_had_nothing_to_save_by_then(tmp_path: Path) -> None:
+    """SIGTERM ends it on the spot: 143, which without the warning would be a wish of the user's."""
+    assert slurm_job(tmp_path, 0, WAITS="deaf")[:2] == (1, True)
+
+
 def test_slurm_starts_no_run_that_was_warned_before_it_began(tmp_path: Path) -> None:
     once = {"WARNED": "1", "PACORE_MAX_FAILURES": "1"}
     status, queued, said = slurm_job(tmp_path, 0, **once)
-    assert (status, queued) == (1, True) and "--time is the job's limit" in said
+    assert (status, queued) == (1, True) and "more time (--time)" in said
     assert slurm_job(tmp_path, 0, **once)[:2] == (1, False)
 
 
