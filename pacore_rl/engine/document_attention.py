@@ -32,7 +32,8 @@ MAX_MASK_ELEMENTS = 2**24
 """No mask is larger; rows beyond it are computed whole."""
 LONG_ROW_TOKENS = 2**14
 """Where torch prefers cuDNN's attention (H100, H200, B200), that makes a plan for every new shape, in tens of
-milliseconds for each of forward, recomputation and backward, and keeps it: worth it for rows from this length on."""
+milliseconds for each of forward, recomputation and backward, and keeps it. From which length on that pays is an
+estimate, not measured."""
 LONG_ROW_STEPS = 32
 """Long rows have one of so many lengths between a power of two and the next, so that their plans are few."""
 SHORT_ROW_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

@@ -139,7 +139,7 @@ async def test_a_leader_that_hangs_does_not_hold_its_round_back(server: Scripted
 async def test_a_leaders_time_begins_when_it_is_sent(server: ScriptedServer) -> None:
     """Before that it waits for a slot of ours: the others would get theirs beside it, and read the prompt again."""
     question = [{"role": "user", "content": "long " * 1000}]
-    server.answer = lambda request, number: Script(delay_seconds=1.0 if number == 0 else 0.0)
+    server.answer = lambda request, number: Script(delay_seconds=4.0 if number == 0 else 0.0)
     settings = ClientSettings(max_open_calls=1, leader_seconds=0.3)
     async with Client([Endpoint.of(server.url)], settings) as client:
         first = asyncio.create_task(answer(client, plan(1)))
