@@ -75,16 +75,18 @@ def single(trainer: ActorGroup, tiny_model_dir: Path) -> Iterator[RolloutGroup]:
     group.close()
 
 
-@pytest.fixture(scope="module")
-def double(trainer: ActorGroup, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two processes that share each layer: the trainer's YaRN, but other weights."""
+@pytest.fixture(scope="module", params=["tensor_parallel", "pipeline_parallel"])
+def double(
+    trainer: ActorGroup, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    """Two processes that share each layer, or the layers: the trainer's YaRN, but other weights."""
     other = tmp_path_factory.mktemp("other") / "model"
     shutil.copytree(tiny_model_dir, other)
     generator = torch.Generator().manual_seed(1)
     weights = load_file(other / "model.safetensors")
     noisy = {name: weight + 0.05 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
     save_file(noisy, other / "model.safetensors", metadata={"format": "pt"})
-    group = RolloutGroup.start(configuration(tiny_model_dir, UNCHANGED, tensor_parallel=2), CPU, str(other))
+    group = RolloutGroup.start(configuration(tiny_model_dir, UNCHANGED, **{request.param: 2}), CPU, str(other))
     yield group
     group.close()
 
@@ -96,7 +98,7 @@ def test_another_attention_factor_is_caught_before_the_first_step(single: Rollou
         check_agreement(Pair(single, trainer), single.config, torch.float32)
 
 
-def test_weights_arrive_in_both_halves_of_a_tensor_parallel_engine(
+def test_weights_arrive_in_both_halves_of_an_engine(
     double: RolloutGroup, trainer: ActorGroup, tiny_model_dir: Path
 ) -> None:
     pair = Pair(double, trainer)
